@@ -1,0 +1,1 @@
+"""The leasedb daemon: a warm pool of Postgres databases, leased over HTTP."""

@@ -1,0 +1,184 @@
+"""The errors of the daemon: one family, each with a stable code, a message and what to do about it."""
+
+from typing import ClassVar
+
+
+class LeasedbError(Exception):
+    """Something a caller or an operator has to know.
+
+    Args:
+        detail: what happened and why, one sentence or two.
+        hint: what to do; the class's own hint when left out.
+    """
+
+    code: ClassVar[str] = "internal-error"
+    title: ClassVar[str] = "The daemon failed"
+    default_hint: ClassVar[str] = "This is a defect in leasedb: please report it with the daemon's log."
+
+    def __init__(self, detail: str, *, hint: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.hint = hint or self.default_hint
+
+    def __str__(self) -> str:
+        return f"{self.detail} {self.hint}"
+
+
+class IllegalTransitionError(LeasedbError):
+    """A state was asked to follow one it cannot follow: a defect of the daemon, never of a caller."""
+
+    def __init__(self, what: object, target: object) -> None:
+        super().__init__(f"{what!r} cannot become {target}.")
+
+
+# --- what a request can meet ---
+
+
+class InvalidRequestError(LeasedbError):
+    code = "invalid-request"
+    title = "The request is not valid"
+    default_hint = "See /docs for what this call takes."
+
+
+class LeaseNotFoundError(LeasedbError):
+    code = "lease-not-found"
+    title = "No such lease"
+    default_hint = "GET /leases lists the leases; ended ones are kept for ten minutes."
+
+
+class LeaseEndedError(LeasedbError):
+    code = "lease-ended"
+    title = "The lease has ended"
+    default_hint = "Take a new one with POST /leases; a longer ttl, or renewing, keeps a lease alive."
+
+
+class LeaseLostError(LeaseEndedError):
+    code = "lease-lost"
+    title = "The lease's database is gone"
+    default_hint = "Its server died and is being replaced. Take a new lease with POST /leases."
+
+
+class ServerNotFoundError(LeasedbError):
+    code = "server-not-found"
+    title = "No such server"
+    default_hint = "GET /servers lists the servers."
+
+
+class UnknownTemplateError(LeasedbError):
+    code = "unknown-template"
+    title = "No such template"
+    default_hint = "The built-in template is 'base'."
+
+
+class VersionUnavailableError(LeasedbError):
+    code = "version-unavailable"
+    title = "This Postgres version is not served"
+    default_hint = "Leave 'postgres' out, or start the daemon with LEASEDB_POSTGRES or LEASEDB_IMAGE for it."
+
+
+class HolderNotFoundError(LeasedbError):
+    code = "holder-not-found"
+    title = "The holder's process does not run here"
+    default_hint = "Send the pid of a live process on the daemon's machine, or leave 'pid' out and renew the lease."
+
+
+class PoolExhaustedError(LeasedbError):
+    """No database came free within the caller's ``wait``.
+
+    Args:
+        detail: what happened.
+        retry_after: seconds after which asking again makes sense.
+        position: place in the waiting line when the wait ended, counted from 1.
+    """
+
+    code = "pool-exhausted"
+    title = "No database came free in time"
+    default_hint = "Wait longer with 'wait', release leases, or raise LEASEDB_POOL_MAX."
+
+    def __init__(self, detail: str, *, retry_after: int, position: int, hint: str | None = None) -> None:
+        super().__init__(detail, hint=hint)
+        self.retry_after = retry_after
+        self.position = position
+
+
+class IdempotencyMismatchError(LeasedbError):
+    code = "idempotency-mismatch"
+    title = "This Idempotency-Key belongs to another request"
+    default_hint = "Use a new key for a new request; a key repeats one request, body and all."
+
+
+class IdempotencyInProgressError(LeasedbError):
+    code = "idempotency-in-progress"
+    title = "A request with this Idempotency-Key is still being answered"
+    default_hint = "Repeat the request in a second."
+
+
+class ShuttingDownError(LeasedbError):
+    code = "shutting-down"
+    title = "The daemon is stopping"
+    default_hint = "Start it again with 'leasedb serve'."
+
+
+class NotReadyError(LeasedbError):
+    code = "not-ready"
+    title = "The daemon is not ready yet"
+    default_hint = "It is ready when GET /readyz answers 200; POST /leases waits for that by itself."
+
+
+class StoreFailedError(LeasedbError):
+    """A row could not be committed; what it was to record was not done."""
+
+    code = "store-failed"
+    title = "The daemon cannot write its state"
+    default_hint = "Free some space on the disk of the state directory; nothing was changed."
+
+
+# --- what keeps a server from serving ---
+
+
+class BackendUnavailableError(LeasedbError):
+    code = "backend-unavailable"
+    title = "This backend cannot be used here"
+    default_hint = "'leasedb doctor' shows what each backend needs."
+
+
+class ServerStartError(LeasedbError):
+    code = "server-start-failed"
+    title = "A server did not start"
+    default_hint = "'leasedb doctor' shows what each backend needs."
+
+
+class ServerUnreachableError(LeasedbError):
+    """A statement could not be run because the connection to the server failed or the server is unknown."""
+
+    code = "server-unreachable"
+    title = "A server does not answer"
+    default_hint = "It is replaced when it stays silent."
+
+
+class ServerRefusedError(LeasedbError):
+    """The server answered a statement with an error.
+
+    Args:
+        detail: what was being done and what the server said.
+        sqlstate: the five characters of https://www.postgresql.org/docs/current/errcodes-appendix.html
+    """
+
+    code = "server-refused"
+    title = "A server refused a statement"
+    default_hint = "See the server's log: GET /servers/{id}/logs."
+
+    def __init__(self, detail: str, *, sqlstate: str, hint: str | None = None) -> None:
+        super().__init__(detail, hint=hint)
+        self.sqlstate = sqlstate
+
+
+# --- what keeps the daemon from starting ---
+
+
+class StartupError(LeasedbError):
+    """The daemon cannot start; the command line prints the message as one line and exits with 1."""
+
+    code = "startup-failed"
+    title = "The daemon cannot start"
+    default_hint = "'leasedb doctor' shows what is missing."

@@ -1,0 +1,201 @@
+"""Everything the daemon knows to exist, in memory, with the look-ups that the request path needs.
+
+The one place where the present state lies: use cases put new values in, indexes follow. Not a store: what has to
+survive is written to the store first.
+"""
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+from leasedb_server.domain.database import Database, DatabaseState
+from leasedb_server.domain.lease import Instant, Lease
+from leasedb_server.domain.pool import NEVER, ServerView, Stock, View
+from leasedb_server.domain.server import Server, ServerState
+from leasedb_server.domain.template import Template, TemplateState
+
+ENDED_KEPT: Final = 1000  # ended leases that can still be asked about
+
+
+class Inventory:
+    """Servers, templates, databases and leases by id."""
+
+    def __init__(self) -> None:
+        self.servers: dict[str, Server] = {}
+        self.templates: dict[str, Template] = {}
+        self.databases: dict[str, Database] = {}
+        self.leases: dict[str, Lease] = {}
+        self._gone: dict[str, Server] = {}
+        self._active: dict[str, Lease] = {}
+        self._ended: OrderedDict[str, None] = OrderedDict()
+        self._by_key: dict[str, str] = {}
+        self._ready: dict[tuple[str, str], OrderedDict[str, None]] = {}
+        self._condemned: dict[str, OrderedDict[str, None]] = {}
+        self._counts: Counter[tuple[str, str, DatabaseState]] = Counter()
+
+    def __repr__(self) -> str:
+        return f"Inventory({len(self.servers)} servers, {len(self.databases)} databases, {len(self._active)} leases)"
+
+    # --- putting in ---
+
+    def put_server(self, server: Server) -> None:
+        if server.state is ServerState.GONE:
+            self.servers.pop(server.id, None)
+            self._gone[server.id] = server
+        else:
+            self.servers[server.id] = server
+
+    def put_template(self, template: Template) -> None:
+        if template.state is TemplateState.GONE:
+            self.templates.pop(template.id, None)
+        else:
+            self.templates[template.id] = template
+
+    def put_database(self, database: Database) -> None:
+        """Take the database's new value in. A database that is gone stays while a lease of it can be asked about."""
+        old = self.databases.get(database.id)
+        if old is not None:
+            self._count(old, -1)
+            self._ready.get((old.server_id, old.template), OrderedDict()).pop(old.id, None)
+            self._condemned.get(old.server_id, OrderedDict()).pop(old.id, None)
+        self.databases[database.id] = database
+        self._count(database, +1)
+        if database.state is DatabaseState.READY:
+            self._ready.setdefault((database.server_id, database.template), OrderedDict())[database.id] = None
+        elif database.state is DatabaseState.CONDEMNED:
+            self._condemned.setdefault(database.server_id, OrderedDict())[database.id] = None
+
+    def drop_database(self, database_id: str) -> None:
+        """Forget a database that is gone and that no lease refers to."""
+        database = self.databases.pop(database_id, None)
+        if database is not None:
+            self._count(database, -1)
+
+    def put_lease(self, lease: Lease) -> None:
+        self.leases[lease.id] = lease
+        if lease.idempotency_key:
+            self._by_key[lease.idempotency_key] = lease.id
+        if lease.active:
+            self._active[lease.id] = lease
+            return
+        self._active.pop(lease.id, None)
+        self._ended[lease.id] = None
+        while len(self._ended) > ENDED_KEPT:
+            self._forget(next(iter(self._ended)))
+
+    def forget_ended(self, before: Instant) -> None:
+        """Forget leases that ended before the instant."""
+        while self._ended:
+            lease = self.leases[next(iter(self._ended))]
+            if lease.ended_at is None or lease.ended_at >= before:
+                break
+            self._forget(lease.id)
+        remembered = {database.server_id for database in self.databases.values()}
+        self._gone = {server_id: server for server_id, server in self._gone.items() if server_id in remembered}
+
+    # --- looking up ---
+
+    def take_ready(self, template: str, major: str | None) -> Database | None:
+        """Return a ready database of the template, of the server with most of them, or None; it stays where it is."""
+        best: OrderedDict[str, None] = OrderedDict()
+        for (server_id, name), ready in self._ready.items():
+            if name == template and len(ready) > len(best) and self.serves(server_id, major):
+                best = ready
+        return self.databases[next(iter(best))] if best else None
+
+    def serves(self, server_id: str, major: str | None) -> bool:
+        """Tell whether the server is ready and of this major version (any, when None)."""
+        server = self.servers.get(server_id)
+        if server is None or server.state is not ServerState.READY or server.versions is None:
+            return False
+        return major is None or server.versions.major == major
+
+    def active_leases(self) -> list[Lease]:
+        return list(self._active.values())
+
+    def lease_by_key(self, key: str) -> Lease | None:
+        lease_id = self._by_key.get(key)
+        return self.leases.get(lease_id) if lease_id else None
+
+    def databases_of(self, server_id: str) -> list[Database]:
+        """Return the server's databases that are not gone."""
+        return [
+            database
+            for database in self.databases.values()
+            if database.server_id == server_id and database.state is not DatabaseState.GONE
+        ]
+
+    def sealed_on(self, server_id: str, name: str) -> Template | None:
+        for template in self.templates.values():
+            if (template.server_id, template.name, template.state) == (server_id, name, TemplateState.SEALED):
+                return template
+        return None
+
+    def templates_of(self, server_id: str) -> list[Template]:
+        return [template for template in self.templates.values() if template.server_id == server_id]
+
+    def count(self, server_id: str, template: str, state: DatabaseState) -> int:
+        return self._counts[server_id, template, state]
+
+    def counts_of(self, server_id: str) -> Counter[DatabaseState]:
+        counts: Counter[DatabaseState] = Counter()
+        for (owner, _, state), number in self._counts.items():
+            if owner == server_id:
+                counts[state] += number
+        return counts
+
+    def counts_of_all(self) -> Counter[DatabaseState]:
+        counts: Counter[DatabaseState] = Counter()
+        for (_, _, state), number in self._counts.items():
+            counts[state] += number
+        return counts
+
+    def server_of(self, database: Database) -> Server:
+        """Return the database's server, also one that is gone while a lease on it can be asked about."""
+        return self.servers.get(database.server_id) or self._gone[database.server_id]
+
+    def view(self, waiting: Mapping[str, int], retry: Mapping[str, Instant], start_retry_at: Instant) -> View:
+        """Return what the planner looks at; ``retry`` tells by server id when to try again after a failure."""
+        servers = tuple(self._server_view(server, retry.get(server.id, NEVER)) for server in self.servers.values())
+        return View(servers, dict(waiting), start_retry_at)
+
+    def _server_view(self, server: Server, retry_at: Instant) -> ServerView:
+        states = DatabaseState
+        templates = {template.name for template in self.templates_of(server.id)}
+        templates |= {template for owner, template, _ in self._counts if owner == server.id}
+        return ServerView(
+            id=server.id,
+            state=server.state,
+            stock={
+                name: Stock(
+                    ready=self.count(server.id, name, states.READY),
+                    making=self.count(server.id, name, states.MAKING),
+                    leased=self.count(server.id, name, states.LEASED),
+                )
+                for name in templates
+            },
+            condemned=tuple(self._condemned.get(server.id, ())),
+            dropping=self.counts_of(server.id)[states.DROPPING],
+            retry_at=retry_at,
+        )
+
+    def _count(self, database: Database, by: int) -> None:
+        key = (database.server_id, database.template, database.state)
+        self._counts[key] += by
+        if not self._counts[key]:
+            del self._counts[key]
+
+    def _forget(self, lease_id: str) -> None:
+        self._ended.pop(lease_id)
+        lease = self.leases.pop(lease_id)
+        if lease.idempotency_key and self._by_key.get(lease.idempotency_key) == lease_id:
+            del self._by_key[lease.idempotency_key]
+        database = self.databases.get(lease.database_id)
+        if database is not None and database.state is DatabaseState.GONE:
+            self.drop_database(database.id)
+
+
+def with_labels(leases: Iterable[Lease], labels: Mapping[str, str]) -> Iterator[Lease]:
+    """Yield the leases that carry all of the labels."""
+    wanted = labels.items()
+    return (lease for lease in leases if wanted <= lease.labels.items())

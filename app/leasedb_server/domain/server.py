@@ -1,0 +1,81 @@
+"""A server: one running Postgres, wherever it comes from."""
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Final
+
+from leasedb_server.domain.errors import IllegalTransitionError
+from leasedb_server.domain.lease import Instant
+
+
+class ServerState(StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    LOST = "lost"  # died, or does not answer any more
+    STOPPING = "stopping"
+    GONE = "gone"
+
+
+_NEXT: Final = {
+    ServerState.STARTING: {ServerState.READY, ServerState.STOPPING, ServerState.GONE},
+    ServerState.READY: {ServerState.LOST, ServerState.STOPPING, ServerState.GONE},
+    ServerState.LOST: {ServerState.STOPPING, ServerState.GONE},
+    # stopping again: the stop failed and is tried later
+    ServerState.STOPPING: {ServerState.LOST, ServerState.GONE},
+    ServerState.GONE: set[ServerState](),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a server listens and how the daemon itself logs in.
+
+    ``heartbeat`` is a file on the server's side that the daemon has the server write now and then; the server's
+    watchdog stops it when the file no longer changes. None where the server is not ours to stop.
+    """
+
+    host: str
+    port: int
+    user: str
+    password: str = field(repr=False)
+    dbname: str = "postgres"
+    heartbeat: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """``postgres`` as in "17.6", ``vector`` as in "0.8.1"."""
+
+    postgres: str
+    vector: str
+
+    @property
+    def major(self) -> str:
+        return self.postgres.partition(".")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """``name`` is what the backend calls it: a container's name, a directory's name."""
+
+    id: str
+    name: str
+    backend: str
+    created_at: Instant
+    state: ServerState = ServerState.STARTING
+    endpoint: Endpoint | None = None
+    versions: Versions | None = None
+    ready_at: Instant | None = None
+    error: str = ""
+
+    def ready(self, endpoint: Endpoint, versions: Versions, now: Instant) -> "Server":
+        return replace(self.to(ServerState.READY), endpoint=endpoint, versions=versions, ready_at=now)
+
+    def unproven(self) -> "Server":
+        """Return this server as one that an earlier daemon recorded, and that has not been looked at since."""
+        return replace(self, state=ServerState.STARTING) if self.state is ServerState.READY else self
+
+    def to(self, state: ServerState, error: str = "") -> "Server":
+        if state not in _NEXT[self.state]:
+            raise IllegalTransitionError(self, state)
+        return replace(self, state=state, error=error or self.error)
