@@ -1,0 +1,345 @@
+"""Handing databases out and taking them back."""
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from leasedb_server.domain.database import Database, DatabaseState
+from leasedb_server.domain.errors import (
+    HolderNotFoundError,
+    IdempotencyInProgressError,
+    IdempotencyMismatchError,
+    InvalidRequestError,
+    LeasedbError,
+    LeaseEndedError,
+    LeaseLostError,
+    LeaseNotFoundError,
+    PoolExhaustedError,
+    ServerUnreachableError,
+    ShuttingDownError,
+    UnknownTemplateError,
+    VersionUnavailableError,
+)
+from leasedb_server.domain.inventory import with_labels
+from leasedb_server.domain.lease import Holder, Lease, LeaseState
+from leasedb_server.domain.names import new_ident
+from leasedb_server.domain.server import ServerState
+from leasedb_server.domain.template import BASE, TemplateState
+from leasedb_server.domain.waiting import Ticket, WaitingLine
+from leasedb_server.ports import Clock, DatabaseAdmin, Processes
+from leasedb_server.usecases.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+FENCE_LIMIT: Final = 5.0  # seconds; a server that takes longer is about to be declared lost
+DROP_LIMIT: Final = 30.0  # seconds that a release with sync waits
+LONGEST_RETRY: Final = 60  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRequest:
+    """What a caller asked for; durations in seconds. ``digest`` tells a repeated request from another one."""
+
+    ttl: float
+    wait: float
+    template: str = BASE
+    holder: Holder = field(default_factory=Holder)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    postgres: str | None = None
+    key: str | None = field(default=None, repr=False)
+    digest: str | None = field(default=None, repr=False)
+
+
+class CallerGoneError(Exception):
+    """The caller hung up while it waited; there is nobody to answer."""
+
+
+class Leasing:
+    """Leases from request to end.
+
+    Args:
+        max_ttl: seconds after its creation at which a lease ends, however often renewed.
+        wake: tells upkeep that there is something to plan for.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        admin: DatabaseAdmin,
+        clock: Clock,
+        processes: Processes,
+        *,
+        max_ttl: float,
+        wake: Callable[[], None],
+    ) -> None:
+        self._ledger = ledger
+        self._inventory = ledger.inventory
+        self._admin = admin
+        self._clock = clock
+        self._processes = processes
+        self._max_ttl = max_ttl
+        self._wake = wake
+        self._line = WaitingLine()
+        self._waiters: dict[Ticket, tuple[LeaseRequest, asyncio.Future[Database]]] = {}
+        self._keys_in_progress: set[str] = set()
+        self._closing = False
+
+    def __repr__(self) -> str:
+        return f"Leasing({self._inventory!r}, {self._line!r})"
+
+    def waiting(self) -> Mapping[str, int]:
+        """Return how many callers are in line, by template."""
+        return self._line.sizes()
+
+    # --- acquiring ---
+
+    async def acquire(self, request: LeaseRequest, caller_gone: Callable[[], Awaitable[object]]) -> Lease:
+        """Lease a database: at once when one is ready, else in turn, after ``request.wait`` seconds at most.
+
+        Args:
+            request: what is asked for.
+            caller_gone: a coroutine function that returns when the caller has hung up; used only while waiting.
+
+        Raises:
+            LeasedbError: as documented for ``POST /leases``.
+            CallerGoneError: when the caller hung up; nothing was leased.
+        """
+        request = self._checked(request)
+        if request.key is None:
+            return await self._lease(request, caller_gone)
+        if earlier := self._inventory.lease_by_key(request.key):
+            return self._repeated(request, earlier)
+        if request.key in self._keys_in_progress:
+            raise IdempotencyInProgressError("An earlier request with the same Idempotency-Key still waits.")
+        self._keys_in_progress.add(request.key)
+        try:
+            return await self._lease(request, caller_gone)
+        finally:
+            self._keys_in_progress.discard(request.key)
+
+    async def _lease(self, request: LeaseRequest, caller_gone: Callable[[], Awaitable[object]]) -> Lease:
+        database = None
+        if not self._line.sizes()[request.template]:
+            database = self._inventory.take_ready(request.template, request.postgres)
+        if database is not None:
+            self._inventory.put_database(database := database.to(DatabaseState.LEASED))
+        else:
+            database = await self._in_turn(request, caller_gone)
+        now = self._clock.now()
+        lease = Lease(
+            id=new_ident(),
+            database_id=database.id,
+            holder=request.holder,
+            labels=request.labels,
+            created_at=now,
+            expires_at=now + request.ttl,
+            max_expires_at=now + self._max_ttl,
+            ttl=request.ttl,
+            idempotency_key=request.key,
+            request_digest=request.digest,
+        )
+        try:
+            await self._ledger.add_lease(lease)
+        except LeasedbError:
+            self._give_back(database)
+            raise
+        self._wake()
+        return lease
+
+    async def _in_turn(self, request: LeaseRequest, caller_gone: Callable[[], Awaitable[object]]) -> Database:
+        ticket = self._line.join(request.holder.name or str(request.holder.pid or ""), request.template)
+        future: asyncio.Future[Database] = asyncio.get_running_loop().create_future()
+        self._waiters[ticket] = (request, future)
+        self._wake()
+        gone = asyncio.ensure_future(caller_gone())
+        accepted = False
+        try:
+            either: set[asyncio.Future[Any]] = {future, gone}
+            await asyncio.wait(either, timeout=request.wait, return_when=asyncio.FIRST_COMPLETED)
+            if gone.done():
+                raise CallerGoneError
+            if not future.done():
+                raise self._exhausted(request, ticket)
+            database = future.result()
+            accepted = True
+            return database
+        finally:
+            gone.cancel()
+            self._line.leave(ticket)
+            self._waiters.pop(ticket, None)
+            # A hand-over must be accepted: what was put into the hands of a caller who left goes to the next.
+            if not accepted and future.done() and not future.cancelled() and future.exception() is None:
+                self._give_back(future.result())
+
+    def serve(self) -> None:
+        """Hand ready databases to the callers in line, in turn."""
+        for template in list(self._line.sizes()):
+            while database := self._inventory.take_ready(template, None):
+                ticket = self._line.next(template)
+                if ticket is None:
+                    break
+                request, future = self._waiters[ticket]
+                if future.done():
+                    continue
+                if not self._inventory.serves(database.server_id, request.postgres):
+                    future.set_exception(self._version_unavailable(request.postgres))
+                    continue
+                self._inventory.put_database(database := database.to(DatabaseState.LEASED))
+                future.set_result(database)
+
+    def close(self) -> None:
+        """Refuse new requests and those in line."""
+        self._closing = True
+        for _, future in self._waiters.values():
+            if not future.done():
+                future.set_exception(ShuttingDownError("The daemon is stopping and leases nothing any more."))
+
+    # --- afterwards ---
+
+    def get(self, lease_id: str) -> Lease:
+        try:
+            return self._inventory.leases[lease_id]
+        except KeyError:
+            raise LeaseNotFoundError(f"There is no lease {lease_id!r}.") from None
+
+    async def renew(self, lease_id: str, ttl: float) -> Lease:
+        """Let the lease live ``ttl`` seconds from now, or until ``max_expires_at`` when that is sooner."""
+        lease = self.get(lease_id)
+        now = self._clock.now()
+        if lease.active and lease.expires_at <= now:
+            await self.end(lease, LeaseState.EXPIRED, "its time ran out")
+            lease = self.get(lease_id)
+        if not lease.active:
+            raise _ended(lease)
+        lease = lease.renewed(now, ttl)
+        await self._ledger.put_lease(lease)
+        return lease
+
+    async def release(self, lease_id: str, *, sync: bool) -> None:
+        """End the lease; on return its login is refused, and with ``sync`` its database is gone.
+
+        A lease that has ended already is left as it is.
+        """
+        lease = self.get(lease_id)
+        await self.end(lease, LeaseState.RELEASED, "released by its holder")
+        if sync:
+            await self._until_gone(lease.database_id)
+
+    async def release_all(self, labels: Mapping[str, str], *, sync: bool) -> int:
+        """End all active leases that carry the labels; return how many."""
+        leases = list(with_labels(self._inventory.active_leases(), labels))
+        await asyncio.gather(*(self.release(lease.id, sync=sync) for lease in leases))
+        return len(leases)
+
+    async def end(self, lease: Lease, state: LeaseState, reason: str) -> None:
+        """End an active lease and fence its database; the planner has it dropped afterwards."""
+        lease = self.get(lease.id)
+        if not lease.active:
+            return
+        await self._ledger.put_lease(lease.ended(state, self._clock.now(), reason))
+        database = self._inventory.databases[lease.database_id]
+        log.info("lease %s %s: %s", lease.id, state, reason)
+        try:
+            async with asyncio.timeout(FENCE_LIMIT):
+                await self._admin.fence(database.server_id, database)
+        except (LeasedbError, TimeoutError) as error:
+            # Nothing is lost by going on: the drop ends sessions too, and a dead server lets nobody in.
+            log.warning("database %s was not fenced: %s", database.name, error)
+        finally:
+            database = self._inventory.databases[lease.database_id]
+            if database.state is DatabaseState.LEASED:
+                self._inventory.put_database(database.to(DatabaseState.CONDEMNED))
+                self._wake()
+
+    async def end_overdue(self) -> None:
+        """End the leases whose time ran out or whose holder's process is dead."""
+        now = self._clock.now()
+        started: dict[int, float | None] = {}
+        ends: list[Awaitable[None]] = []
+        for lease in self._inventory.active_leases():
+            pid = lease.holder.pid
+            if lease.expires_at <= now:
+                ends.append(self.end(lease, LeaseState.EXPIRED, "its time ran out"))
+            elif pid is not None:
+                if pid not in started:
+                    started[pid] = self._processes.started_at(pid)
+                if started[pid] != lease.holder.pid_started:
+                    ends.append(self.end(lease, LeaseState.RELEASED, f"its holder's process {pid} ended"))
+        await asyncio.gather(*ends)
+
+    # --- parts ---
+
+    def _checked(self, request: LeaseRequest) -> LeaseRequest:
+        """Return the request with the holder's process looked up; raise when it can never be served."""
+        if self._closing:
+            raise ShuttingDownError("The daemon is stopping and leases nothing any more.")
+        if request.ttl > self._max_ttl:
+            raise InvalidRequestError(
+                f"'ttl' is {request.ttl:g} s, and the longest allowed is {self._max_ttl:g} s.",
+                hint="Ask for less and renew, or raise LEASEDB_MAX_TTL.",
+            )
+        templates = self._inventory.templates.values()
+        known = {BASE} | {template.name for template in templates if template.state is TemplateState.SEALED}
+        if request.template not in known:
+            raise UnknownTemplateError(
+                f"There is no template {request.template!r}; there is {', '.join(sorted(known))}."
+            )
+        if request.postgres is not None and self._majors() and request.postgres not in self._majors():
+            raise self._version_unavailable(request.postgres)
+        pid = request.holder.pid
+        if pid is None:
+            return request
+        started = self._processes.started_at(pid)
+        if started is None:
+            raise HolderNotFoundError(f"There is no process {pid} on the daemon's machine.")
+        return replace(request, holder=replace(request.holder, pid_started=started))
+
+    def _repeated(self, request: LeaseRequest, earlier: Lease) -> Lease:
+        if earlier.request_digest != request.digest:
+            raise IdempotencyMismatchError("The Idempotency-Key was used before, with another body.")
+        if not earlier.active:
+            raise _ended(earlier)
+        return earlier
+
+    def _give_back(self, database: Database) -> None:
+        self._inventory.put_database(database.to(DatabaseState.READY))
+        self.serve()
+
+    def _majors(self) -> set[str]:
+        servers = self._inventory.servers.values()
+        return {server.versions.major for server in servers if server.versions and server.state is ServerState.READY}
+
+    def _version_unavailable(self, major: str | None) -> VersionUnavailableError:
+        served = ", ".join(sorted(self._majors())) or "none yet"
+        return VersionUnavailableError(f"Postgres {major} is not served here; served is {served}.")
+
+    def _exhausted(self, request: LeaseRequest, ticket: Ticket) -> PoolExhaustedError:
+        position = self._line.position(ticket)
+        ends = [lease.expires_at for lease in self._inventory.active_leases()]
+        soonest = math.ceil(min(ends, default=0.0) - self._clock.now())
+        ready = [server for server in self._inventory.servers.values() if server.state is ServerState.READY]
+        state = f"{len(ends)} databases are leased" if ready else "no server is ready yet"
+        return PoolExhaustedError(
+            f"No database of template {request.template!r} came free within {request.wait:g} s: {state}, "
+            f"and this request was number {position} in line.",
+            retry_after=max(1, min(soonest, LONGEST_RETRY)),
+            position=position,
+        )
+
+    async def _until_gone(self, database_id: str) -> None:
+        try:
+            async with asyncio.timeout(DROP_LIMIT):
+                await self._ledger.until_gone(database_id)
+        except TimeoutError:
+            raise ServerUnreachableError(
+                f"The lease has ended, but its database was not dropped within {DROP_LIMIT:g} s.",
+                hint="The daemon goes on trying; its log says what stands in the way.",
+            ) from None
+
+
+def _ended(lease: Lease) -> LeaseEndedError:
+    kind = LeaseLostError if lease.state is LeaseState.LOST else LeaseEndedError
+    return kind(f"The lease {lease.id} is {lease.state}: {lease.end_reason}.")

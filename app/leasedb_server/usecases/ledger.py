@@ -1,0 +1,71 @@
+"""Writing down and knowing: what is put here is in the store first and in the inventory right after."""
+
+import asyncio
+
+from leasedb_server.domain.database import Database, DatabaseState
+from leasedb_server.domain.inventory import Inventory
+from leasedb_server.domain.lease import Instant, Lease
+from leasedb_server.domain.server import Server
+from leasedb_server.domain.template import Template
+from leasedb_server.ports import Store
+
+
+class Ledger:
+    """The inventory with its store behind it."""
+
+    def __init__(self, inventory: Inventory, store: Store) -> None:
+        self.inventory = inventory
+        self._store = store
+        self._until_gone: dict[str, asyncio.Event] = {}
+
+    def __repr__(self) -> str:
+        return f"Ledger({self.inventory!r}, {self._store!r})"
+
+    async def load(self) -> str:
+        """Take in what the store holds and return the daemon's id."""
+        snapshot = await self._store.load()
+        for server in snapshot.servers:
+            self.inventory.put_server(server.unproven())
+        for template in snapshot.templates:
+            self.inventory.put_template(template)
+        for database in snapshot.databases:
+            self.inventory.put_database(database)
+        for lease in snapshot.leases:
+            self.inventory.put_lease(lease)
+        return snapshot.daemon
+
+    async def put_server(self, server: Server) -> None:
+        await self._store.save_server(server)
+        self.inventory.put_server(server)
+
+    async def put_template(self, template: Template) -> None:
+        await self._store.save_template(template)
+        self.inventory.put_template(template)
+
+    async def add_database(self, database: Database) -> None:
+        await self._store.add_database(database)
+        self.inventory.put_database(database)
+
+    async def put_database(self, database: Database) -> None:
+        await self._store.save_database(database)
+        self.inventory.put_database(database)
+        if database.state is DatabaseState.GONE and (gone := self._until_gone.pop(database.id, None)):
+            gone.set()
+
+    async def add_lease(self, lease: Lease) -> None:
+        await self._store.add_lease(lease)
+        self.inventory.put_lease(lease)
+
+    async def put_lease(self, lease: Lease) -> None:
+        await self._store.save_lease(lease)
+        self.inventory.put_lease(lease)
+
+    async def forget(self, ended_before: Instant) -> None:
+        await self._store.forget(ended_before)
+        self.inventory.forget_ended(ended_before)
+
+    async def until_gone(self, database_id: str) -> None:
+        """Return when the database has been dropped."""
+        database = self.inventory.databases.get(database_id)
+        if database is not None and database.state is not DatabaseState.GONE:
+            await self._until_gone.setdefault(database_id, asyncio.Event()).wait()
