@@ -1,0 +1,298 @@
+"""The backend ``container``: an engine looked for once, and one container per server."""
+
+import asyncio
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from leasedb_server.backends.container.finding import find
+from leasedb_server.backends.container.pulling import PullProgress
+from leasedb_server.backends.container.spec import Container, Image, RefusedError, Spec
+from leasedb_server.backends.container.tail import Tail
+from leasedb_server.backends.tuning import tuning
+from leasedb_server.backends.watchdog import watched
+from leasedb_server.domain.errors import (
+    BackendUnavailableError,
+    LeasedbError,
+    ServerStartError,
+    ServerUnreachableError,
+)
+from leasedb_server.domain.names import Kind, Name, new_password
+from leasedb_server.domain.server import Endpoint
+from leasedb_server.ports import Progress
+
+if TYPE_CHECKING:  # the Docker SDK is imported when an engine is looked for
+    from leasedb_server.backends.container.engine import Engine
+
+T = TypeVar("T")
+DAEMON_LABEL: Final = "leasedb.daemon"
+SERVER_LABEL: Final = "leasedb.server"
+_HEARTBEAT: Final = "/tmp/leasedb-heartbeat"  # noqa: S108 - inside the container, which nobody else shares
+_USER: Final = "postgres"
+_LINGER: Final = 60  # seconds in which the log of a crashed server can still be read
+_PATIENCE: Final = 30.0  # seconds that an engine may take for one call, at least
+_LAST_LINES: Final = 20
+_LAST_WORDS: Final = 3.0  # seconds for the output of a dead container to arrive
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSettings:
+    """``start_timeout`` and ``orphan_timeout`` are seconds; ``engine`` is the only address to try, None to look."""
+
+    daemon: str
+    image: str = "pgvector/pgvector:pg18"
+    start_timeout: float = 60.0
+    orphan_timeout: float = 600.0
+    engine: str | None = None
+
+
+class ContainerBackend:
+    """Implements ``ports.ServerBackend`` on Docker and on Podman."""
+
+    kind: Final = "container"
+    disposable: Final = True
+    limit: Final = None
+
+    def __init__(self, settings: ContainerSettings) -> None:
+        self._settings = settings
+        self._engine: Engine | None = None
+        self._image: Image | None = None
+        self._looking = asyncio.Lock()
+        self._tails: dict[str, Tail] = {}
+        # starts under way, also those whose caller was cancelled: a thread cannot be
+        self._starting: dict[str, asyncio.Future[Endpoint]] = {}
+
+    async def check(self, progress: Progress) -> str:
+        """See ``ServerBackend.check``; pulls the image when the engine does not have it."""
+        loop = asyncio.get_running_loop()
+
+        def report(line: str) -> None:
+            loop.call_soon_threadsafe(progress, line)
+
+        engine = await self._reached(report)
+        self._image = await asyncio.to_thread(self._image_there, engine, report)
+        return f"{engine.title} with the image {self._settings.image}"
+
+    async def start(self, name: str) -> Endpoint:
+        """See ``ServerBackend.start``. What the server prints is kept until ``stop``, even when the start fails."""
+        parsed = Name.parse(name)
+        if parsed is None or parsed.daemon != self._settings.daemon or parsed.kind is not Kind.SERVER:
+            raise ValueError(f"{name!r} is not a name for a server of the daemon {self._settings.daemon}")
+        try:
+            engine = await self._reached(_silent)
+        except BackendUnavailableError as error:
+            raise ServerStartError(error.detail, hint=error.hint) from error
+        start = asyncio.ensure_future(asyncio.to_thread(self._start, engine, name))
+        self._starting[name] = start
+        start.add_done_callback(functools.partial(self._started, name))
+        return await asyncio.shield(start)
+
+    async def alive(self, name: str) -> bool:
+        """See ``ServerBackend.alive``. True also when the engine does not answer: the server may well live."""
+        try:
+            engine = await self._reached(_silent)
+            found = await asyncio.to_thread(self._mine, engine, name, glance=True)
+        except LeasedbError:
+            return True
+        tail = self._tails.get(name)
+        return found is not None and found.running and not (tail and tail.ended)
+
+    async def stop(self, name: str) -> None:
+        """See ``ServerBackend.stop``. A container that is not this daemon's is left alone, whatever its name."""
+        if under_way := self._starting.get(name):
+            await asyncio.wait([under_way])
+        engine = await self._reachable()
+        if found := await asyncio.to_thread(self._mine, engine, name):
+            await asyncio.to_thread(_remove, engine, found)
+        if tail := self._tails.pop(name, None):
+            await asyncio.to_thread(tail.close)
+
+    async def sweep(self, keep: frozenset[str]) -> list[str]:
+        """See ``ServerBackend.sweep``."""
+        engine = await self._reachable()
+        label = f"{DAEMON_LABEL}={self._settings.daemon}"
+        found = await asyncio.to_thread(_answered, engine.title, lambda: engine.listing(label))
+        taken = [container for container in found if self._is_mine(container) and container.name not in keep]
+        removals = (asyncio.to_thread(_remove, engine, container) for container in taken)
+        for outcome in await asyncio.gather(*removals, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return [container.name for container in taken]
+
+    async def logs(self, name: str, lines: int) -> str:
+        """See ``ServerBackend.logs``; also of a container that died and took its log along.
+
+        Raises:
+            ServerUnreachableError: when the engine does not answer and nothing is known here.
+        """
+        tail = self._tails.get(name)
+        try:
+            engine = await self._reachable()
+            if found := await asyncio.to_thread(self._mine, engine, name):
+                log = await asyncio.to_thread(_answered, engine.title, lambda: engine.logs(found.id, lines))
+                if log:  # there is none any more while the engine takes the container away
+                    return log
+        except ServerUnreachableError:
+            if tail is None:
+                raise
+        return "\n".join(tail.lines(lines)) if tail else ""
+
+    async def close(self) -> None:
+        """See ``ServerBackend.close``."""
+        if self._starting:
+            await asyncio.wait(list(self._starting.values()))
+        for tail in self._tails.values():
+            await asyncio.to_thread(tail.close)
+        self._tails.clear()
+        if self._engine:
+            await asyncio.to_thread(self._engine.close)
+        self._engine = None
+
+    async def _reached(self, report: Callable[[str], None]) -> "Engine":
+        async with self._looking:
+            if self._engine is None:
+                patience = max(_PATIENCE, self._settings.start_timeout)
+                self._engine = await asyncio.to_thread(find, self._settings.engine, patience, report)
+            return self._engine
+
+    async def _reachable(self) -> "Engine":
+        try:
+            return await self._reached(_silent)
+        except BackendUnavailableError as error:
+            raise ServerUnreachableError(error.detail, hint=error.hint) from error
+
+    def _started(self, name: str, start: asyncio.Future[Endpoint]) -> None:
+        self._starting.pop(name, None)
+        if not start.cancelled():
+            start.exception()  # seen, also when the caller was cancelled
+
+    def _is_mine(self, container: Container) -> bool:
+        """Tell by all three signs: an image committed from a container of ours hands its labels on."""
+        name = Name.parse(container.name)
+        return (
+            name is not None
+            and name.daemon == container.labels.get(DAEMON_LABEL) == self._settings.daemon
+            and container.labels.get(SERVER_LABEL) == container.name
+        )
+
+    def _mine(self, engine: "Engine", name: str, *, glance: bool = False) -> Container | None:
+        found = _answered(engine.title, lambda: engine.find(name, glance=glance))
+        return found if found and found.name == name and self._is_mine(found) else None
+
+    def _image_there(self, engine: "Engine", report: Callable[[str], None]) -> Image:
+        name = self._settings.image
+        try:
+            image = engine.image(name)
+            if image is None:
+                pull = PullProgress(name, report)
+                engine.pull(name, pull.event)
+                pull.done()
+                image = engine.image(name)
+        except RefusedError as error:
+            raise BackendUnavailableError(
+                f"{engine.title} has no image {name}, and it cannot be pulled: {error}.",
+                hint=f"'docker pull {name}' (or podman pull) must work; or name another image with LEASEDB_IMAGE, "
+                "or use LEASEDB_BACKEND=embedded.",
+            ) from error
+        except ServerUnreachableError as error:
+            raise BackendUnavailableError(error.detail, hint=error.hint) from error
+        if image is None:
+            raise BackendUnavailableError(
+                f"{engine.title} pulled {name} but does not know it.", hint="Name it in full with LEASEDB_IMAGE."
+            )
+        return image
+
+    def _start(self, engine: "Engine", name: str) -> Endpoint:
+        password = new_password()
+        try:
+            image = self._image or self._image_there(engine, _silent)
+            container_id = engine.create(self._spec(name, image, password))
+        except (RefusedError, LeasedbError) as error:
+            self._image = None  # it may have been deleted: look again next time
+            raise ServerStartError(f"No container {name} could be made: {_detail(error)}", hint=_hint(error)) from error
+        tail: Tail | None = None
+        try:
+            tail = self._tails[name] = Tail(name, engine.output(container_id))
+            engine.start(container_id)
+            found = engine.find(container_id)
+            if found and found.running and found.port:
+                return Endpoint("127.0.0.1", found.port, _USER, password, heartbeat=_HEARTBEAT)
+            why = f"its container ended at once{f' with exit code {found.exit_code}' if found else ''}"
+        except (RefusedError, ServerUnreachableError) as error:
+            why = _detail(error)
+        raise self._failed(engine, name, container_id, why, tail)
+
+    def _failed(self, engine: "Engine", name: str, container_id: str, why: str, tail: Tail | None) -> ServerStartError:
+        """Take the container away and return the error that says all that is known."""
+        if tail:
+            tail.wait(_LAST_WORDS)  # before the removal, which cuts it off
+        try:
+            engine.remove(container_id)
+        except (RefusedError, ServerUnreachableError) as error:
+            why = f"{why}; its container could not be removed either: {_detail(error)}"
+        lines = tail.lines(_LAST_LINES) if tail else []
+        said = "Its last lines:\n" + "\n".join(lines) + "\n" if lines else "It printed nothing."
+        image = self._settings.image
+        return ServerStartError(
+            f"The server {name} did not start: {why.rstrip('.')}. {said}",
+            hint=f"Try the image by hand ('docker run --rm -e POSTGRES_PASSWORD=x {image}'), or name another one "
+            "with LEASEDB_IMAGE, or use LEASEDB_BACKEND=embedded.",
+        )
+
+    def _spec(self, name: str, image: Image, password: str) -> Spec:
+        settings = self._settings
+        # the image's own configuration listens everywhere too; said again for images that were built otherwise
+        flags = (f"{key}={value}" for key, value in {**tuning(), "listen_addresses": "*"}.items())
+        postgres = ["postgres", *(word for flag in flags for word in ("-c", flag))]
+        command = watched(
+            [*image.entrypoint, *postgres],
+            heartbeat=_HEARTBEAT,
+            limit=settings.orphan_timeout,
+            starting=settings.start_timeout,
+            linger=_LINGER,
+        )
+        return Spec(
+            name=name,
+            image=settings.image,
+            command=tuple(command),
+            environment={
+                "POSTGRES_USER": _USER,
+                "POSTGRES_PASSWORD": password,
+                "POSTGRES_DB": "postgres",
+                # initdb's default trusts 127.0.0.1, and through a rootless engine's port forwarder everybody comes
+                # from there
+                "POSTGRES_INITDB_ARGS": "--auth-host=scram-sha-256 --no-sync",
+            },
+            labels={DAEMON_LABEL: settings.daemon, SERVER_LABEL: name},
+            # never the overlay layer, where cloning takes half as long again
+            volume="" if image.volume else image.data_dir,
+        )
+
+
+def _silent(_line: str) -> None:
+    """Tell nobody."""
+
+
+def _answered(title: str, call: Callable[[], T]) -> T:
+    """Return what the engine answers.
+
+    Raises:
+        ServerUnreachableError: also when it refuses: it can then not be told what is there.
+    """
+    try:
+        return call()
+    except RefusedError as error:
+        raise ServerUnreachableError(f"{title} refused: {error}.") from error
+
+
+def _remove(engine: "Engine", container: Container) -> None:
+    _answered(engine.title, lambda: engine.remove(container.id))
+
+
+def _detail(error: Exception) -> str:
+    return error.detail if isinstance(error, LeasedbError) else f"{error}."
+
+
+def _hint(error: Exception) -> str | None:
+    return error.hint if isinstance(error, LeasedbError) else None

@@ -1,0 +1,41 @@
+"""What an engine is asked for and what it answers, without the Docker SDK."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+class RefusedError(Exception):
+    """The engine, or what answers in its place, said no; the text is its reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """``data_dir`` is where Postgres's data goes, ``volume`` says whether the image makes that a volume by itself."""
+
+    entrypoint: tuple[str, ...]
+    data_dir: str
+    volume: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A container to make; ``volume`` is a path to put an anonymous volume on, empty for none of ours."""
+
+    name: str
+    image: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(repr=False)
+    labels: Mapping[str, str]
+    volume: str
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """``port`` is the published one on 127.0.0.1, None when there is none (any more)."""
+
+    id: str
+    name: str
+    labels: Mapping[str, str]
+    running: bool
+    exit_code: int
+    port: int | None

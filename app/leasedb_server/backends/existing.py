@@ -1,0 +1,47 @@
+"""The backend for a server that exists already: a compose service, the service container of a CI job."""
+
+from dataclasses import dataclass, field
+
+from leasedb_server.domain.server import Endpoint
+from leasedb_server.ports import Progress
+
+
+@dataclass(slots=True)
+class ExistingBackend:
+    """One server, whose life is not ours: it is neither started nor stopped, only used.
+
+    Args:
+        endpoint: where it is and how the daemon logs in, from ``LEASEDB_EXISTING_DSN``.
+    """
+
+    endpoint: Endpoint
+    kind: str = field(default="existing", init=False)
+    disposable: bool = field(default=False, init=False)
+    limit: int | None = field(default=1, init=False)
+
+    async def check(self, progress: Progress) -> str:
+        del progress  # there is nothing to fetch
+        return f"the existing server at {self.endpoint.host}:{self.endpoint.port}"
+
+    async def start(self, name: str) -> Endpoint:
+        del name
+        return self.endpoint
+
+    async def alive(self, name: str) -> bool:
+        """Return True: only a query can tell, and the daemon asks one every second."""
+        del name
+        return True
+
+    async def stop(self, name: str) -> None:
+        del name
+
+    async def sweep(self, keep: frozenset[str]) -> list[str]:
+        del keep
+        return []
+
+    async def logs(self, name: str, lines: int) -> str:
+        del name, lines
+        return ""
+
+    async def close(self) -> None:
+        pass
