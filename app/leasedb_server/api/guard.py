@@ -1,0 +1,105 @@
+"""What a request must be before any route sees it: from a known host, no foreign page, with the token, in JSON."""
+
+import hmac
+import ipaddress
+import socket
+from collections.abc import Mapping
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from leasedb_server.api.errors import (
+    BodyTooLargeError,
+    HostNotAllowedError,
+    OriginNotAllowedError,
+    UnauthorizedError,
+    UnsupportedMediaTypeError,
+    problem,
+)
+from leasedb_server.domain.errors import LeasedbError
+
+BODY_LIMIT: Final = 64 * 1024  # bytes
+OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})  # say nothing worth a token
+LOCAL_NAMES: Final = frozenset({"localhost", "host.docker.internal", "host.containers.internal"})
+
+
+class Guard:
+    """ASGI middleware.
+
+    Args:
+        host: the name or address the daemon listens on; a known Host, too.
+        token: what callers must send, or None.
+    """
+
+    def __init__(self, app: ASGIApp, *, host: str, token: str | None) -> None:
+        self._app = app
+        self._token = token.encode() if token else None
+        self._names = LOCAL_NAMES | {host.lower(), socket.gethostname().lower()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        try:
+            self._check(scope, headers)
+        except LeasedbError as error:
+            await problem(error)(scope, receive, send)
+            return
+        if "content-length" not in headers and "transfer-encoding" in headers:
+            receive = _limited(receive)
+        await self._app(scope, receive, send)
+
+    def _check(self, scope: Scope, headers: Mapping[str, str]) -> None:
+        host = headers.get("host", "")
+        if not self._known(host):
+            raise HostNotAllowedError(f"The Host header names {_name(host)!r}, which is not this daemon.")
+        origin = headers.get("origin")
+        if origin is not None and origin.partition("://")[2] != host:
+            raise OriginNotAllowedError(f"The request comes from a page at {origin}.")
+        if self._token is not None and scope["path"] not in OPEN_PATHS:
+            scheme, _, sent = headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not hmac.compare_digest(sent.strip().encode(), self._token):
+                raise UnauthorizedError("This daemon asks for a token, and the one sent is missing or wrong.")
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > BODY_LIMIT:
+            raise BodyTooLargeError(f"The body has {length} bytes; {BODY_LIMIT} are allowed.")
+        has_body = length != "0" or "transfer-encoding" in headers
+        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if has_body and media_type != "application/json":
+            raise UnsupportedMediaTypeError(f"The body came as {media_type or 'no content type'}.")
+
+    def _known(self, host: str) -> bool:
+        """Tell whether the Host can be ours. An address always can: DNS rebinding needs a name to rebind."""
+        name = _name(host)
+        if name in self._names or name.endswith(".localhost"):
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+
+def _name(host: str) -> str:
+    """Return the host without its port and without the brackets of IPv6."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower()
+
+
+def _limited(receive: Receive) -> Receive:
+    """Count a body that came without its length; the framework turns the exception into our answer."""
+    seen = 0
+
+    async def counting() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > BODY_LIMIT:
+            raise HTTPException(413)
+        return message
+
+    return counting

@@ -1,0 +1,253 @@
+"""The calls. Each translates between wire and use case, and decides nothing."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+
+from leasedb_server.api.errors import PROBLEM, STATUS
+from leasedb_server.api.schemas import (
+    HealthOut,
+    LeaseBody,
+    LeaseOut,
+    LeasesOut,
+    PoolOut,
+    Problem,
+    ReadyOut,
+    ReleasedOut,
+    RenewBody,
+    ServersOut,
+    counts,
+    lease_summary,
+    lease_whole,
+    server_whole,
+)
+from leasedb_server.domain import errors
+from leasedb_server.domain.errors import InvalidRequestError, LeasedbError, NotReadyError
+from leasedb_server.domain.inventory import Inventory, with_labels
+from leasedb_server.domain.lease import Holder, LeaseState
+from leasedb_server.domain.server import ServerState
+from leasedb_server.usecases.leasing import CallerGoneError, LeaseRequest, Leasing
+from leasedb_server.usecases.serving import Serving
+from leasedb_server.usecases.upkeep import Upkeep
+
+CLIENT_CLOSED_REQUEST: Final = 499  # nobody reads it; the number is nginx's
+
+Labels = Annotated[list[str] | None, Query(alias="label", description="`key:value`; repeated, all must match")]
+Sync = Annotated[bool, Query(description="answer once the database is gone, not only fenced")]
+Key = Annotated[
+    str | None,
+    Header(
+        min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$", description="a repeated request gets the same lease"
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class UseCases:
+    """What the routes call."""
+
+    inventory: Inventory
+    leasing: Leasing
+    serving: Serving
+    upkeep: Upkeep
+    default_ttl: float
+    version: str
+
+
+def _problems(*kinds: type[LeasedbError]) -> dict[int | str, dict[str, Any]]:
+    """Document errors: the codes of each status."""
+    by_status: dict[int, list[type[LeasedbError]]] = {}
+    for kind in kinds:
+        by_status.setdefault(STATUS[kind], []).append(kind)
+    return {
+        status: {
+            "description": "; ".join(f"`{kind.code}`: {kind.title}" for kind in same),
+            "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+            "model": Problem,
+        }
+        for status, same in by_status.items()
+    }
+
+
+def lease_routes(use: UseCases) -> APIRouter:
+    router = APIRouter(prefix="/leases", tags=["leases"])
+
+    @router.post(
+        "",
+        status_code=201,
+        responses={
+            201: {"model": LeaseOut, "description": "The lease; `Location` is its path"},
+            **_problems(
+                errors.InvalidRequestError,
+                errors.UnknownTemplateError,
+                errors.VersionUnavailableError,
+                errors.HolderNotFoundError,
+                errors.IdempotencyMismatchError,
+                errors.IdempotencyInProgressError,
+                errors.LeaseEndedError,
+                errors.PoolExhaustedError,
+                errors.ShuttingDownError,
+                errors.StoreFailedError,
+            ),
+        },
+    )
+    async def acquire(request: Request, body: LeaseBody | None = None, idempotency_key: Key = None) -> Response:
+        """Lease a fresh database: at once when one is ready, else in turn."""
+        body = body or LeaseBody()
+        wanted = LeaseRequest(
+            ttl=use.default_ttl if body.ttl is None else body.ttl,
+            wait=body.wait,
+            template=body.template,
+            holder=Holder(body.holder, body.pid),
+            labels=body.labels,
+            postgres=body.postgres,
+            key=idempotency_key,
+            digest=_digest(body) if idempotency_key else None,
+        )
+
+        async def hung_up() -> None:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+
+        try:
+            lease = await use.leasing.acquire(wanted, hung_up)
+        except CallerGoneError:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        return JSONResponse(lease_whole(lease, use.inventory), 201, {"Location": f"/leases/{lease.id}"})
+
+    @router.get("", responses={200: {"model": LeasesOut}, **_problems(InvalidRequestError)})
+    async def listing(state: LeaseState | None = None, holder: str | None = None, label: Labels = None) -> Response:
+        """List leases, ended ones of the last ten minutes included; without what opens their databases."""
+        found = with_labels(list(use.inventory.leases.values()), _labels(label))
+        wanted = [
+            lease_summary(lease, use.inventory)
+            for lease in found
+            if state in {None, lease.state} and holder in {None, lease.holder.name}
+        ]
+        return JSONResponse({"leases": wanted})
+
+    @router.delete("", responses={200: {"model": ReleasedOut}, **_problems(InvalidRequestError)})
+    async def release_all(label: Labels = None, sync: Sync = False) -> Response:  # noqa: FBT002
+        """Release all active leases with these labels."""
+        if not label:
+            raise InvalidRequestError(
+                "'label' is missing: releasing everybody's leases at once is not offered.",
+                hint="Name at least one label, as in DELETE /leases?label=run:7.",
+            )
+        return JSONResponse({"released": await use.leasing.release_all(_labels(label), sync=sync)})
+
+    @router.get("/{lease_id}", responses={200: {"model": LeaseOut}, **_problems(errors.LeaseNotFoundError)})
+    async def one(lease_id: str) -> Response:
+        """Return a lease, also when it has ended."""
+        return JSONResponse(lease_whole(use.leasing.get(lease_id), use.inventory))
+
+    @router.post(
+        "/{lease_id}/renew",
+        responses={
+            200: {"model": LeaseOut},
+            **_problems(InvalidRequestError, errors.LeaseNotFoundError, errors.LeaseEndedError, errors.LeaseLostError),
+        },
+    )
+    async def renew(lease_id: str, body: RenewBody | None = None) -> Response:
+        """Let a lease live `ttl` seconds from now, cut at its `max_expires_at`."""
+        ttl = body.ttl if body and body.ttl is not None else use.default_ttl
+        return JSONResponse(lease_whole(await use.leasing.renew(lease_id, ttl), use.inventory))
+
+    @router.delete(
+        "/{lease_id}",
+        status_code=204,
+        responses=_problems(errors.LeaseNotFoundError, errors.ServerUnreachableError),
+    )
+    async def release(lease_id: str, sync: Sync = False) -> Response:  # noqa: FBT002
+        """Release a lease: its login is refused from now on. Releasing an ended one again changes nothing."""
+        await use.leasing.release(lease_id, sync=sync)
+        return Response(status_code=204)
+
+    return router
+
+
+def stock_routes(use: UseCases) -> APIRouter:
+    router = APIRouter(tags=["stock"])
+
+    @router.get("/servers", responses={200: {"model": ServersOut}})
+    async def servers() -> Response:
+        """List the servers and tell why this backend was chosen."""
+        serving = use.serving
+        known = [
+            server_whole(server, use.inventory, serving.notes.get(server.id, ()))
+            for server in use.inventory.servers.values()
+            if server.state is not ServerState.GONE
+        ]
+        return JSONResponse({"backend": serving.kind, "reason": serving.reason, "servers": known})
+
+    @router.get(
+        "/servers/{server_id}/logs",
+        response_class=PlainTextResponse,
+        responses=_problems(errors.ServerNotFoundError, errors.ServerUnreachableError),
+    )
+    async def logs(server_id: str, lines: Annotated[int, Query(ge=1, le=10_000)] = 200) -> PlainTextResponse:
+        """Return the last lines that a server logged."""
+        return PlainTextResponse(await use.serving.logs(server_id, lines))
+
+    @router.get("/pool", responses={200: {"model": PoolOut}})
+    async def pool() -> Response:
+        """Return the stock of databases and the line of waiting requests."""
+        view, targets = use.upkeep.view(), use.upkeep.targets
+        total = use.inventory.counts_of_all()
+        per = [
+            {
+                "server": server.id,
+                "template": template,
+                "ready": stock.ready,
+                "making": stock.making,
+                "leased": stock.leased,
+                "target": targets.ready,
+            }
+            for server in view.servers
+            for template, stock in server.stock.items()
+        ]
+        waiting = sum(view.waiting.values())
+        return JSONResponse({**counts(total), "waiting": waiting, "max": targets.most, "per": per})
+
+    return router
+
+
+def operation_routes(use: UseCases) -> APIRouter:
+    router = APIRouter(tags=["operation"])
+
+    @router.get("/healthz", response_model=HealthOut)
+    async def healthz() -> Mapping[str, Any]:
+        """Answer while the process lives."""
+        return {"status": "ok", "version": use.version, "pid": os.getpid()}
+
+    @router.get("/readyz", response_model=ReadyOut, responses=_problems(NotReadyError))
+    async def readyz() -> Mapping[str, Any]:
+        """Answer 200 when a server is ready to lease from."""
+        ready = [server for server in use.inventory.servers.values() if server.state is ServerState.READY]
+        if not ready:
+            trouble = use.upkeep.trouble()
+            raise NotReadyError(f"No server is ready yet{': ' + trouble if trouble else '; one is being started'}.")
+        stock = counts(use.inventory.counts_of_all())
+        return {"status": "ready", "backend": use.serving.kind, "servers": len(ready), "ready": stock["ready"]}
+
+    return router
+
+
+def _labels(texts: list[str] | None) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    for text in texts or []:
+        key, colon, value = text.partition(":")
+        if not key or not colon:
+            raise InvalidRequestError(f"label {text!r} is not of the form key:value.", hint="As in ?label=run:7.")
+        labels[key] = value
+    return labels
+
+
+def _digest(body: LeaseBody) -> str:
+    return hashlib.sha256(json.dumps(body.model_dump(), sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,174 @@
+"""The composition root: the only file that names concrete classes."""
+
+import asyncio
+import contextlib
+import importlib.metadata
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+from leasedb_server import statedir
+from leasedb_server.api.app import create_app
+from leasedb_server.api.routes import UseCases
+from leasedb_server.backends.container import ContainerBackend, ContainerSettings
+from leasedb_server.backends.embedded import EmbeddedBackend, EmbeddedSettings
+from leasedb_server.backends.existing import ExistingBackend
+from leasedb_server.background.supervisor import Daemon, run
+from leasedb_server.domain.errors import BackendUnavailableError, StartupError
+from leasedb_server.domain.inventory import Inventory
+from leasedb_server.domain.lease import Instant
+from leasedb_server.domain.pool import Targets
+from leasedb_server.ports import ServerBackend
+from leasedb_server.postgres import PostgresAdmin, endpoint_of
+from leasedb_server.processes import LocalProcesses
+from leasedb_server.settings import Settings
+from leasedb_server.store import STORE_FILE, SqliteStore
+from leasedb_server.usecases.leasing import Leasing
+from leasedb_server.usecases.ledger import Ledger
+from leasedb_server.usecases.serving import Serving
+from leasedb_server.usecases.upkeep import Upkeep
+
+VERSION: Final = importlib.metadata.version("leasedb")
+UNSAVED: Final = "doctor"  # stands for the daemon's id where nothing is going to be created
+
+
+class WallClock:
+    """The `Clock` of ports.py."""
+
+    def now(self) -> Instant:
+        return time.time()
+
+
+async def serve(settings: Settings, say: Callable[[str], None]) -> None:
+    """Run the daemon until SIGINT or SIGTERM; ``say`` takes lines for the person at the terminal.
+
+    Raises:
+        LeasedbError: when the daemon cannot start.
+    """
+    with contextlib.closing(_listen(settings)) as listener:
+        url = _url(settings.host, listener)
+        with statedir.held(settings.state_dir, url):
+            async with assembled(settings, listener, url, say) as daemon:
+                await run(daemon)
+
+
+@contextlib.asynccontextmanager
+async def assembled(
+    settings: Settings, listener: socket.socket, url: str, say: Callable[[str], None]
+) -> AsyncIterator[Daemon]:
+    """Build everything from the settings, and close it behind."""
+    store = SqliteStore(settings.state_dir / STORE_FILE)
+    try:
+        inventory, wake, clock = Inventory(), asyncio.Event(), WallClock()
+        ledger = Ledger(inventory, store)
+        daemon = await ledger.load()
+        admin = PostgresAdmin()
+        backends = all_backends(settings, daemon)
+        candidates = [backend for kind, backend in backends.items() if kind in wanted_kinds(settings)]
+        others = [backend for backend in backends.values() if backend not in candidates]
+        leasing = Leasing(ledger, admin, clock, LocalProcesses(), max_ttl=settings.max_ttl, wake=wake.set)
+        serving = Serving(
+            ledger,
+            admin,
+            clock,
+            daemon=daemon,
+            candidates=candidates,
+            others=others,
+            start_timeout=settings.start_timeout,
+        )
+        targets = Targets(settings.pool_servers, settings.pool_ready, settings.pool_max)
+        upkeep = Upkeep(ledger, admin, clock, leasing, serving, daemon=daemon, targets=targets, wake=wake)
+        use = UseCases(inventory, leasing, serving, upkeep, settings.default_ttl, VERSION)
+        token = settings.token.get_secret_value() if settings.token else None
+        app = create_app(use, host=settings.host, token=token)
+
+        def ready() -> None:
+            say(_banner(url, serving, inventory, secured=token is not None))
+
+        yield Daemon(app, listener, leasing, serving, upkeep, wake, say, ready)
+        for backend in backends.values():
+            await backend.close()
+    finally:
+        await store.close()
+
+
+def all_backends(settings: Settings, daemon: str) -> dict[str, ServerBackend]:
+    """Return every backend that the settings allow to build, by kind, in the order in which auto tries them."""
+    backends: dict[str, ServerBackend] = {}
+    if settings.existing_dsn is not None:
+        backends["existing"] = ExistingBackend(endpoint_of(settings.existing_dsn.get_secret_value()))
+    backends["container"] = ContainerBackend(
+        ContainerSettings(
+            daemon=daemon,
+            image=settings.used_image,
+            start_timeout=settings.start_timeout,
+            orphan_timeout=settings.orphan_timeout,
+        )
+    )
+    backends["embedded"] = EmbeddedBackend(
+        EmbeddedSettings(
+            daemon=daemon,
+            root=settings.state_dir / "servers",
+            postgres=settings.postgres,
+            pg_bin=settings.pg_bin,
+            start_timeout=settings.start_timeout,
+            orphan_timeout=settings.orphan_timeout,
+        )
+    )
+    return backends
+
+
+def wanted_kinds(settings: Settings) -> set[str]:
+    if settings.backend == "auto":
+        return {"existing"} if settings.existing_dsn else {"container", "embedded"}
+    return {settings.backend}
+
+
+async def diagnose(settings: Settings) -> list[tuple[str, bool, str]]:
+    """Tell for each backend whether it could be used here: kind, whether, and what was found or is missing."""
+    findings: list[tuple[str, bool, str]] = []
+    for kind, backend in all_backends(settings, UNSAVED).items():
+        try:
+            findings.append((kind, True, await backend.check(lambda _line: None)))
+        except BackendUnavailableError as error:
+            findings.append((kind, False, str(error)))
+        finally:
+            await backend.close()
+    return findings
+
+
+def _listen(settings: Settings) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        raise StartupError(
+            f"The daemon cannot listen on {settings.host} port {settings.port}: {error.strerror}.",
+            hint="If another daemon runs there, use it; else choose with LEASEDB_PORT (0 takes a free one).",
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _url(host: str, listener: socket.socket) -> str:
+    port = listener.getsockname()[1]
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    return f"http://{name}:{port}"
+
+
+def _banner(url: str, serving: Serving, inventory: Inventory, *, secured: bool) -> str:
+    server = next(iter(inventory.servers.values()))
+    versions = f"Postgres {server.versions.postgres}, vector {server.versions.vector}" if server.versions else ""
+    header = " -H 'Authorization: Bearer '$LEASEDB_TOKEN" if secured else ""
+    return (
+        f"leasedb {VERSION} at {url} leases {versions}\n"
+        f"  from: {serving.reason}\n"
+        f"  try:  curl -X POST{header} {url}/leases\n"
+        f"  docs: {url}/docs    stop: Ctrl-C"
+    )

@@ -1,0 +1,30 @@
+"""The loops that run as long as the daemon: warmer, reaper, health. Each does one thing, again and again."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from leasedb_server.usecases.upkeep import Spawn, Upkeep
+
+REPLAN: Final = 0.5  # seconds after which the warmer plans without having been woken: pauses after failures run out
+REAP: Final = 0.25  # seconds between looks at expiries and holders' processes
+BEAT: Final = 1.0  # seconds between beats of each server
+FORGET: Final = 60.0
+
+
+async def warm(upkeep: Upkeep, wake: asyncio.Event, spawn: Spawn) -> None:
+    """Plan and act whenever something happened."""
+    while True:
+        wake.clear()
+        await upkeep.turn(spawn)
+        try:
+            async with asyncio.timeout(REPLAN):
+                await wake.wait()
+        except TimeoutError:
+            pass
+
+
+async def every(pause: float, work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await work()
+        await asyncio.sleep(pause)

@@ -1,0 +1,182 @@
+"""What keeps a daemon from starting: one clear line that says what to do, and an exit code that is not 0."""
+
+import os
+import socket
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+
+from tests.daemons import RealDaemon, free_port
+from tests.waiting import until
+
+Make = Callable[..., RealDaemon]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    made: list[RealDaemon] = []
+
+    def one(environment: dict[str, str] | None = None, **settings: str) -> RealDaemon:
+        made.append(RealDaemon({"POOL_READY": "1", **settings}, environment or {}))
+        return made[-1]
+
+    yield one
+    for daemon in made:
+        daemon.remove()
+
+
+def refusal(daemon: RealDaemon) -> str:
+    """Start a daemon that cannot start and return the one line it says."""
+    process = daemon.spawn()
+    assert process.wait(60) == 1, daemon.log
+    [line] = [line for line in daemon.log.splitlines() if line.startswith("leasedb: ")]
+    assert "Traceback" not in daemon.log
+    return line
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"HOST": "0.0.0.0"}, "set LEASEDB_TOKEN"),
+        ({"HOST": "0.0.0.0", "TOKEN": ""}, "set LEASEDB_TOKEN"),
+        ({"PORT": "seven"}, "port"),
+        ({"POOL_READY": "-1"}, "pool_ready"),
+        ({"BACKEND": "cloud"}, "backend"),
+        ({"BACKEND": "existing"}, "LEASEDB_EXISTING_DSN"),
+        ({"BACKEND": "existing", "EXISTING_DSN": "postgresql://a b"}, "is no DSN"),
+        ({"BACKEND": "existing", "EXISTING_DSN": "postgresql://u:secret@127.0.0.1:1/x"}, "127.0.0.1:1"),
+        ({"DEFAULT_TTL": "10", "MAX_TTL": "5"}, "default_ttl"),
+        ({"POSTGRES": "17"}, "17"),
+        ({"PG_BIN": "/nowhere"}, "/nowhere"),
+        ({"HOST": "no.such.host.invalid", "TOKEN": "t"}, "no.such.host.invalid"),
+    ],
+)
+def test_a_wrong_setting_is_named(make, settings, said):
+    line = refusal(make(START_TIMEOUT="2", **settings))
+    assert said in line
+    assert "secret" not in line
+
+
+def test_a_wrong_file_is_named(make):
+    daemon = make()
+    (daemon.directory / "leasedb.toml").write_text("pool_redy = 3\n")
+    assert "pool_redy" in refusal(daemon)
+    (daemon.directory / "log").unlink()
+    (daemon.directory / "leasedb.toml").write_text("pool_ready = \n")
+    assert "leasedb.toml" in refusal(daemon)
+
+
+def test_the_file_counts_less_than_the_environment(make):
+    daemon = make(POOL_READY="1")
+    (daemon.directory / "leasedb.toml").write_text("pool_ready = 3\npool_max = 7\n")
+    daemon.start()
+    daemon.full()
+    pool = daemon.get("/pool")
+    assert (pool["per"][0]["target"], pool["max"]) == (1, 7)
+
+
+def test_a_taken_port_is_said(make):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        line = refusal(make(PORT=str(taken.getsockname()[1])))
+    assert "cannot listen" in line
+    assert "LEASEDB_PORT" in line
+
+
+def test_a_second_daemon_says_who_holds_the_state_directory(make):
+    first = make().start()
+    second = make(STATE_DIR=str(first.state_dir))
+    line = refusal(second)
+    assert f"process {first.process.pid}" in line
+    assert first.url in line
+    assert first.get("/healthz")["pid"] == first.process.pid
+
+
+@pytest.mark.parametrize("content", [b"not a database, whatever it says", b"SQLite format 3\0" + b"\xff" * 4096])
+def test_a_damaged_state_file_is_said(make, content):
+    daemon = make()
+    daemon.state_dir.mkdir()
+    (daemon.state_dir / "leasedb.sqlite").write_bytes(content)
+    line = refusal(daemon)
+    assert "leasedb.sqlite" in line
+    assert "move it away" in line
+
+
+def test_a_state_directory_that_is_a_file_is_said(make):
+    daemon = make()
+    daemon.state_dir.write_text("")
+    assert "LEASEDB_STATE_DIR" in refusal(daemon)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+@pytest.mark.parametrize("options", ["ro", "size=64k"], ids=["read-only", "full"])
+def test_a_state_directory_that_takes_no_data_is_said(make, options):
+    daemon = make()
+    daemon.state_dir.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(daemon.state_dir)], check=False)
+    if mounted.returncode:
+        pytest.skip("this machine does not let us mount a tmpfs")
+    try:
+        line = refusal(daemon)
+    finally:
+        subprocess.run(["umount", str(daemon.state_dir)], check=True)
+    assert str(daemon.state_dir) in line
+
+
+def test_no_engine_is_said_with_all_that_was_tried(make):
+    line = refusal(make({"DOCKER_HOST": "unix:///nowhere.sock"}, BACKEND="container"))
+    assert "/nowhere.sock" in line
+
+
+def test_auto_falls_back_to_embedded_and_says_why(make):
+    daemon = make({"DOCKER_HOST": "unix:///nowhere.sock"}, BACKEND="auto").start()
+    servers = daemon.get("/servers")
+    assert servers["backend"] == "embedded"
+    assert "not container" in servers["reason"]
+    assert "/nowhere.sock" in servers["reason"]
+    assert "not container" in daemon.log
+
+
+def test_the_state_file_is_nobody_elses(make):
+    daemon = make().start()
+    daemon.lease()
+    files = [path for path in daemon.state_dir.iterdir() if path.is_file()]
+    assert {path.name for path in files} >= {"leasedb.sqlite", "leasedb.sqlite-wal", "daemon.lock"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+
+
+def test_a_token_is_asked_for(make):
+    daemon = make(HOST="0.0.0.0", TOKEN="open sesame")
+    daemon.port = free_port()
+    daemon.start()
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic open sesame"}):
+        answer = daemon.call("GET", "/pool", headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+        assert answer.headers["www-authenticate"] == "Bearer"
+    assert daemon.call("GET", "/pool", headers={"Authorization": "Bearer open sesame"}).status_code == 200
+    assert daemon.call("GET", "/healthz").status_code == 200
+    assert "open sesame" not in daemon.log
+
+
+def test_json_log_lines_are_json(make):
+    daemon = make(LOG_FORMAT="json").start()
+    lines = [line for line in daemon.log.splitlines() if line.startswith("{")]
+    assert any('"message": "server ' in line for line in lines)
+
+
+def test_requests_wait_while_the_first_server_starts(make):
+    daemon = make()
+    daemon.port = free_port()
+    daemon.spawn()
+
+    def lease() -> httpx.Response | None:
+        try:
+            return daemon.call("POST", "/leases")
+        except httpx.ConnectError:
+            return None
+
+    assert until(lease, 30).status_code == 201
