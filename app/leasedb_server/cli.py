@@ -3,13 +3,15 @@
 import argparse
 import asyncio
 import gc
+import importlib
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from types import ModuleType
 from typing import Any, TypeVar
 
 import uvloop
 
-from leasedb_server import assembly, logs, settings
+from leasedb_server import logs, settings
 from leasedb_server.domain.errors import LeasedbError
 from leasedb_server.settings import PREFIX, Settings
 
@@ -21,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         chosen = settings.load(_flags(arguments))
         logs.set_up(chosen.log_format)
+        assembly = _assembly()
         _run(lambda: assembly.serve(chosen, _say))
     except LeasedbError as error:
         print(f"leasedb: {error}", file=sys.stderr)
@@ -31,14 +34,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def diagnose() -> list[tuple[str, bool, str]]:
     """Return for each backend its kind, whether it could be used here, and what was found or is missing."""
     try:
+        assembly = _assembly()
         return _run(lambda: assembly.diagnose(settings.load({})))
     except LeasedbError as error:
         return [("settings", False, str(error))]
 
 
+def _assembly() -> ModuleType:
+    """Import what the daemon is made of, late: a wrong setting is said, and help given, without that."""
+    gc.disable()  # nothing that importing makes can be collected, and looking for it is a tenth of the start
+    try:
+        return importlib.import_module("leasedb_server.assembly")
+    finally:
+        gc.freeze()  # and no later collection has to look at it again
+        gc.enable()
+
+
 def _run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    # What is imported by now stays for good: no collection has to look at it again.
-    gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work())
 

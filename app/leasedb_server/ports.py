@@ -118,6 +118,9 @@ class DatabaseAdmin(Protocol):
     async def beat(self, server_id: str) -> None:
         """Make sure that the server answers and tell its watchdog that the daemon lives."""
 
+    async def tidy(self, server_id: str) -> None:
+        """Clear the server's own tables of what dropped databases and logins left. Only for servers that are ours."""
+
     async def close(self, server_id: str) -> None:
         """Let go of the connections to this server; unknown ones are not missed."""
 

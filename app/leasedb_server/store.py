@@ -94,6 +94,7 @@ DAEMON, SERVER, TEMPLATE = _table(DaemonRow), _table(ServerRow), _table(Template
 DATABASE, LEASE = _table(DatabaseRow), _table(LeaseRow)
 
 # Built once: what is left to do for a commit on the request path is binding values.
+_ADD_DATABASE, _ADD_LEASE = DATABASE.insert(), LEASE.insert()
 _PUT_SERVER = SERVER.insert().prefix_with("OR REPLACE")
 _PUT_TEMPLATE = TEMPLATE.insert().prefix_with("OR REPLACE")
 _SAVE_DATABASE = DATABASE.update().where(DATABASE.c.id == bindparam("which")).values(state=bindparam("state"))
@@ -124,16 +125,21 @@ class SqliteStore:
             with self._connection.begin():
                 _prepare(self._connection, path)
         except (SQLAlchemyError, OSError) as error:
-            raise StartupError(
-                f"The state file {path} cannot be used: {_cause(error)}.",
-                hint="If it is damaged, move it away: a new one is made, and the old servers stop by themselves.",
-            ) from error
+            raise _unusable(path, error) from error
 
     def __repr__(self) -> str:
         return f"SqliteStore({str(self._path)!r})"
 
     async def load(self) -> Snapshot:
-        with self._transaction() as connection:
+        """See `ports.Store`; raises StartupError when there is something in the file that means nothing."""
+        try:
+            return self._load()
+        except (SQLAlchemyError, ValueError, TypeError) as error:
+            raise _unusable(self._path, error) from error
+
+    def _load(self) -> Snapshot:
+        with self._connection.begin():
+            connection = self._connection
             daemon = connection.execute(DAEMON.select()).scalar()
             if daemon is None:
                 daemon = new_daemon_id()
@@ -158,7 +164,7 @@ class SqliteStore:
 
     async def add_database(self, database: Database) -> None:
         with self._transaction() as connection:
-            connection.execute(DATABASE.insert(), asdict(database))
+            connection.execute(_ADD_DATABASE, asdict(database))
 
     async def save_database(self, database: Database) -> None:
         with self._transaction() as connection:
@@ -166,7 +172,7 @@ class SqliteStore:
 
     async def add_lease(self, lease: Lease) -> None:
         with self._transaction() as connection:
-            connection.execute(LEASE.insert(), _lease_row(lease))
+            connection.execute(_ADD_LEASE, _lease_row(lease))
 
     async def save_lease(self, lease: Lease) -> None:
         values = {"expires_at": lease.expires_at, "ttl": lease.ttl, "state": lease.state}
@@ -217,6 +223,13 @@ def _prepare(connection: Connection, path: Path) -> None:
         )
     SQLModel.metadata.create_all(connection, tables=[DAEMON, SERVER, TEMPLATE, DATABASE, LEASE])
     connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA}")
+
+
+def _unusable(path: Path, error: Exception) -> StartupError:
+    return StartupError(
+        f"The state file {path} cannot be used: {_cause(error)}.",
+        hint="If it is damaged, move it away: a new one is made, and the old servers stop by themselves.",
+    )
 
 
 def _cause(error: Exception) -> str:

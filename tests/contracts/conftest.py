@@ -19,6 +19,7 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
 def leasing(place: Place) -> Iterator[RealDaemon]:
     """A daemon in this place, shared by the tests of one file; small, so that its bounds can be reached."""
     running = RealDaemon({**place.settings, "POOL_READY": "2", "POOL_MAX": "6"}, place.environment)
-    running.start()
-    yield running
-    running.remove()
+    try:
+        yield running.start()
+    finally:
+        running.remove()

@@ -2,122 +2,24 @@
 
 import asyncio
 import hashlib
-import io
 import json
 import subprocess
 import sys
-import tarfile
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
 
 import psycopg
 import pytest
-from docker import APIClient
-from docker.errors import APIError, NotFound
 
 from leasedb_server.backends.container import ContainerBackend, ContainerSettings
 from leasedb_server.backends.container.places import places
 from leasedb_server.domain.errors import BackendUnavailableError, ServerStartError, ServerUnreachableError
 from leasedb_server.domain.names import Kind, Name, new_daemon_id, new_ident
-from leasedb_server.domain.server import Endpoint
 from tests.contracts import engines
+from tests.contracts.bench import Bench, tar
 from tests.contracts.forwarder import Forwarder
 from tests.contracts.registry import Registry
 from tests.waiting import until
-
-T = TypeVar("T")
-ODDITY = "leasedb-test/oddity"
-
-
-class Bench:
-    """One engine, spoken to directly, and backends of daemons that exist for one test."""
-
-    def __init__(self, engine: engines.RealEngine, runner: asyncio.Runner) -> None:
-        self.engine = engine
-        self.api = APIClient(base_url=engine.address, version="auto")
-        self.daemon = new_daemon_id()
-        self._runner = runner
-        self._backends: list[ContainerBackend] = []
-        self._images: list[str] = []
-        self._volumes = self.volumes()
-
-    def run(self, call: Coroutine[Any, Any, T]) -> T:
-        return self._runner.run(call)
-
-    def backend(self, **settings: Any) -> ContainerBackend:
-        given = {"daemon": self.daemon, "image": engines.image(), "engine": self.engine.address, **settings}
-        backend = ContainerBackend(ContainerSettings(**given))
-        self._backends.append(backend)
-        return backend
-
-    def name(self) -> str:
-        return str(Name(self.daemon, Kind.SERVER, new_ident()))
-
-    def container(self, name: str, **settings: Any) -> str:
-        """Make a container that the backend did not make, not started; return its id."""
-        return self.api.create_container(engines.image(), ["postgres"], name=name, **settings)["Id"]
-
-    def image(self, files: dict[str, str], entrypoint: list[str], base: str = "") -> str:
-        """Make an image: from nothing but the files, or from a base with another entrypoint."""
-        reference = f"{ODDITY}:{new_ident()}"
-        lines = [f"FROM {base or 'scratch'}", "COPY . /", f"ENTRYPOINT {json.dumps(entrypoint)}"]
-        context = _tar({**files, "Dockerfile": "\n".join(lines) + "\n"})
-        for event in self.api.build(
-            fileobj=io.BytesIO(context), custom_context=True, tag=reference, rm=True, decode=True
-        ):
-            assert "error" not in event, event
-        self._images.append(reference)
-        return reference
-
-    def inspect(self, name: str) -> dict[str, Any] | None:
-        try:
-            return self.api.inspect_container(name)
-        except NotFound:
-            return None
-        except APIError as error:  # Podman's answer while it takes the container away
-            assert "no such container" in str(error), error
-            return None
-
-    def volumes(self) -> set[str]:
-        return {volume["Name"] for volume in self.api.volumes()["Volumes"] or ()}
-
-    def connect(self, endpoint: Endpoint, **options: Any) -> psycopg.Connection:
-        login = {"user": endpoint.user, "password": endpoint.password, **options}
-        return psycopg.connect(
-            host=endpoint.host, port=endpoint.port, dbname=endpoint.dbname, connect_timeout=3, autocommit=True, **login
-        )
-
-    def try_connect(self, endpoint: Endpoint) -> psycopg.Connection | None:
-        try:
-            return self.connect(endpoint)
-        except psycopg.OperationalError:
-            return None
-
-    def ready(self, endpoint: Endpoint) -> psycopg.Connection:
-        return until(lambda: self.try_connect(endpoint), 60, "a query")
-
-    def finish(self) -> None:
-        while self._backends:
-            backend = self._backends.pop()
-            self.run(backend.sweep(frozenset()))
-            self.run(backend.close())
-
-    def close(self) -> None:
-        self.finish()
-        for image in self._images:
-            self.api.remove_image(image, force=True)
-        self.api.close()
-
-
-def _tar(files: dict[str, str]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for path, text in files.items():
-            entry = tarfile.TarInfo(path)
-            entry.size, entry.mode = len(text.encode()), 0o755
-            archive.addfile(entry, io.BytesIO(text.encode()))
-    return buffer.getvalue()
 
 
 @pytest.fixture(params=engines.ENGINES)
@@ -269,7 +171,7 @@ def test_an_image_that_cannot_be_pulled_is_told_with_the_registrys_reason(bench:
 
 def test_a_missing_image_is_pulled_with_progress() -> None:
     docker = engines.engine("docker")  # Podman speaks TLS to every registry that its own files do not except
-    with asyncio.Runner() as runner, Registry({"leasedb-test/tiny": _tar({"hello": "x" * 3_000_000})}) as registry:
+    with asyncio.Runner() as runner, Registry({"leasedb-test/tiny": tar({"hello": "x" * 3_000_000})}) as registry:
         bench = Bench(docker, runner)
         image = f"{registry.host}/leasedb-test/tiny:latest"
         told: list[str] = []
@@ -408,8 +310,8 @@ def test_the_last_words_of_a_server_that_dies_early_are_kept(bench: Bench) -> No
     except ServerStartError as error:  # it was quicker than the engine's answer
         said = error.detail
     assert not said or ("line 30\nno space left on device" in said and "line 5\n" not in said)
-    until(lambda: not bench.run(backend.alive(name)), 20, "the server is seen dead")
-    until(lambda: bench.inspect(name) is None, 20, "the container is gone")
+    until(lambda: not bench.run(backend.alive(name)), 60, "the server is seen dead")
+    until(lambda: bench.inspect(name) is None, 60, "the container is gone")
     until(lambda: "no space left on device" in bench.run(backend.logs(name, 20)), 5, "the last words")
     assert bench.run(backend.logs(name, 1)).count("\n") == 0
     bench.run(backend.stop(name))
@@ -422,7 +324,7 @@ def test_a_crash_is_seen_at_once_and_its_log_can_be_read(bench: Bench) -> None:
     with bench.ready(endpoint) as connection:
         connection.execute(f"copy (select 1) to '{endpoint.heartbeat}'")
     bench.engine.kill_postgres(name)
-    until(lambda: not bench.run(backend.alive(name)), 10, "the crash is seen")
+    until(lambda: not bench.run(backend.alive(name)), 30, "the crash is seen")
     assert bench.inspect(name)["State"]["Running"]
     assert "leasedb: postgres ended with exit code 137" in bench.run(backend.logs(name, 5))
     bench.run(backend.stop(name))

@@ -192,6 +192,23 @@ def test_release_with_sync_answers_once_the_database_is_gone(leasing):
     leasing.release(watcher, sync=True)
 
 
+def test_a_prepared_transaction_does_not_keep_a_database(leasing, place):
+    if not place.ours:
+        with psycopg.connect(place.admin_dsn) as admin:
+            if admin.execute("SHOW max_prepared_transactions").fetchone() == ("0",):
+                pytest.skip("the lent server has no prepared transactions")
+    lease = leasing.lease()
+    with connect(lease) as connection:
+        connection.execute("BEGIN")
+        connection.execute("CREATE TABLE half_done (id int)")
+        connection.execute("PREPARE TRANSACTION 'left behind'")
+    leasing.release(lease, sync=True)
+    watcher = leasing.lease()
+    with connect(watcher) as admin:
+        assert not exists(lease, admin)
+    leasing.release(watcher)
+
+
 def test_releasing_by_label_releases_no_others(leasing):
     mine = [leasing.lease(labels={"run": "a", "part": str(number)}) for number in range(2)]
     other = leasing.lease(labels={"run": "b"})
@@ -308,9 +325,9 @@ def test_the_servers_log_can_be_read(leasing, place: Place):
 
 
 def test_kill_9_and_start_again(place: Place):
-    daemon = RealDaemon({**place.settings, "POOL_READY": "2"}, place.environment).start()
+    daemon = RealDaemon({**place.settings, "POOL_READY": "2"}, place.environment)
     try:
-        kept = daemon.lease(labels={"keep": "me"}, ttl=600)
+        kept = daemon.start().lease(labels={"keep": "me"}, ttl=600)
         short = daemon.lease(ttl=1)
         key = {"Idempotency-Key": "before"}
         before = daemon.call("POST", "/leases", headers=key).json()
@@ -339,9 +356,10 @@ def test_kill_9_and_start_again(place: Place):
 
 def test_killed_over_and_over_nothing_is_left(place: Place):
     """Kill it while it makes, leases and drops databases, at a different moment each time."""
-    daemon = RealDaemon({**place.settings, "POOL_READY": "4"}, place.environment).start()
+    daemon = RealDaemon({**place.settings, "POOL_READY": "4"}, place.environment)
     identity = ""
     try:
+        daemon.start()
         for leases in range(1, 7):
             taken = [daemon.lease() for _ in range(leases)]
             identity = taken[0]["database"].split("_")[1]
@@ -377,11 +395,13 @@ def test_what_is_not_ours_is_not_touched(place: Place):
         admin.execute("CREATE ROLE leasedb_aaaaaa_r_aaaaaaaaaaaaa")
         admin.execute("CREATE DATABASE leasedb_aaaaaa_d_aaaaaaaaaaaaa")
         before = admin.execute("SELECT datname, datacl::text FROM pg_database ORDER BY 1").fetchall()
-        daemon = RealDaemon({**place.settings, "POOL_READY": "2"}, place.environment).start()
-        daemon.lease()
-        daemon.kill()
-        daemon.start()
-        daemon.remove()
+        daemon = RealDaemon({**place.settings, "POOL_READY": "2"}, place.environment)
+        try:
+            daemon.start().lease()
+            daemon.kill()
+            daemon.start()
+        finally:
+            daemon.remove()
         after = admin.execute("SELECT datname, datacl::text FROM pg_database ORDER BY 1").fetchall()
         admin.execute("DROP DATABASE leasedb_aaaaaa_d_aaaaaaaaaaaaa")
         admin.execute("DROP ROLE leasedb_aaaaaa_r_aaaaaaaaaaaaa")
@@ -391,26 +411,28 @@ def test_what_is_not_ours_is_not_touched(place: Place):
 def test_servers_without_a_daemon_stop_by_themselves(place: Place):
     if not place.ours:
         pytest.skip("a server that is only lent goes on")
-    daemon = RealDaemon({**place.settings, "POOL_READY": "1", "ORPHAN_TIMEOUT": "2"}, place.environment).start()
-    identity = daemon.lease()["database"].split("_")[1]
-    daemon.kill()
-    assert place.left(identity)
-    until(lambda: place.left(identity) == [], 30, "the orphaned server to stop")
-    # and a daemon that comes back after all starts anew
-    daemon.start()
-    lease = daemon.lease()
-    assert not refused(lease["dsn"])
-    daemon.remove()
+    daemon = RealDaemon({**place.settings, "POOL_READY": "1", "ORPHAN_TIMEOUT": "2"}, place.environment)
+    try:
+        identity = daemon.start().lease()["database"].split("_")[1]
+        daemon.kill()
+        assert place.left(identity)
+        until(lambda: place.left(identity) == [], 30, "the orphaned server to stop")
+        # and a daemon that comes back after all starts anew
+        assert not refused(daemon.start().lease()["dsn"])
+    finally:
+        daemon.remove()
     assert place.left(identity) == []
 
 
 def test_ctrl_c_leaves_nothing(place: Place):
-    daemon = RealDaemon({**place.settings, "POOL_READY": "2"}, place.environment).start()
-    lease = daemon.lease()
-    identity = lease["database"].split("_")[1]
-    assert daemon.process is not None
-    daemon.process.send_signal(signal.SIGTERM)
-    assert daemon.process.wait(30) == 0
-    assert place.left(identity) == []
-    assert refused(lease["dsn"])
-    daemon.remove()
+    daemon = RealDaemon({**place.settings, "POOL_READY": "2"}, place.environment)
+    try:
+        lease = daemon.start().lease()
+        identity = lease["database"].split("_")[1]
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGTERM)
+        assert daemon.process.wait(30) == 0
+        assert place.left(identity) == []
+        assert refused(lease["dsn"])
+    finally:
+        daemon.remove()

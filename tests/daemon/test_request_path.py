@@ -8,9 +8,11 @@ from tests.daemons import RealDaemon, processes_naming
 
 @pytest.fixture
 def daemon():
-    running = RealDaemon({"POOL_READY": "3"}).start()
-    yield running
-    running.remove()
+    running = RealDaemon({"POOL_READY": "3"})
+    try:
+        yield running.start()
+    finally:
+        running.remove()
 
 
 def test_a_warm_lease_asks_postgres_nothing(daemon):

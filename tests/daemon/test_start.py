@@ -127,18 +127,17 @@ def test_a_state_directory_that_takes_no_data_is_said(make, options):
     assert str(daemon.state_dir) in line
 
 
-def test_no_engine_is_said_with_all_that_was_tried(make):
-    line = refusal(make({"DOCKER_HOST": "unix:///nowhere.sock"}, BACKEND="container"))
-    assert "/nowhere.sock" in line
+def test_a_missing_image_is_said(make):
+    line = refusal(make(BACKEND="container", IMAGE="127.0.0.1:9/no/image:at-all"))
+    assert "127.0.0.1:9/no/image:at-all" in line or "no engine" in line.lower()
 
 
 def test_auto_falls_back_to_embedded_and_says_why(make):
-    daemon = make({"DOCKER_HOST": "unix:///nowhere.sock"}, BACKEND="auto").start()
+    daemon = make(BACKEND="auto", IMAGE="127.0.0.1:9/no/image:at-all").start()
     servers = daemon.get("/servers")
     assert servers["backend"] == "embedded"
-    assert "not container" in servers["reason"]
-    assert "/nowhere.sock" in servers["reason"]
-    assert "not container" in daemon.log
+    assert "not container: " in servers["reason"]
+    assert servers["reason"] in daemon.log
 
 
 def test_the_state_file_is_nobody_elses(make):
@@ -180,3 +179,21 @@ def test_requests_wait_while_the_first_server_starts(make):
             return None
 
     assert until(lease, 30).status_code == 201
+
+
+def test_who_waits_for_a_first_server_that_never_comes_gets_an_answer(make):
+    daemon = make(BACKEND="existing", EXISTING_DSN="postgresql://u:p@127.0.0.1:1/x", START_TIMEOUT="2")
+    daemon.port = free_port()
+    process = daemon.spawn()
+
+    def lease() -> httpx.Response | None:
+        try:
+            return daemon.call("POST", "/leases")
+        except httpx.ConnectError:
+            assert process.poll() is None, daemon.log
+            return None
+
+    answer = until(lease, 30)
+    assert (answer.status_code, answer.json()["code"]) == (503, "shutting-down")
+    assert process.wait(30) == 1
+    assert "Traceback" not in daemon.log

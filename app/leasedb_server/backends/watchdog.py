@@ -30,7 +30,7 @@ trap 'told=1; kill -QUIT "$child" 2>/dev/null' INT TERM
         { read -r now <"$beat"; } 2>/dev/null
         if [ "$now" = "$seen" ]; then idle=$((idle + step)); else idle=0; seen=$now; fi
         most=$limit
-        [ -s "$beat" ] || most=$starting
+        [ -s "$beat" ] || [ "$signal" = KILL ] || most=$starting
         if [ "$idle" -ge "$most" ]; then
             echo "leasedb: no sign of the daemon for $idle s, stopping this server" >&2
             rm -f "$beat" # nobody is there to read the log: do not linger

@@ -9,7 +9,7 @@ from leasedb_server.usecases.upkeep import Spawn, Upkeep
 REPLAN: Final = 0.5  # seconds after which the warmer plans without having been woken: pauses after failures run out
 REAP: Final = 0.25  # seconds between looks at expiries and holders' processes
 BEAT: Final = 1.0  # seconds between beats of each server
-FORGET: Final = 60.0
+TIDY: Final = 60.0
 
 
 async def warm(upkeep: Upkeep, wake: asyncio.Event, spawn: Spawn) -> None:

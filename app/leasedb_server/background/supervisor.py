@@ -63,10 +63,7 @@ async def run(daemon: Daemon) -> None:
     """
     stop = asyncio.Event()
     with _signals(stop):
-        try:
-            await _run_until(stop, daemon)
-        except* LeasedbError as group:
-            raise _first(group) from None
+        await _run_until(stop, daemon)
         log.info("stopping: ending leases and taking servers away")
         try:
             async with asyncio.timeout(CLEAN_UP_LIMIT):
@@ -86,6 +83,7 @@ async def _run_until(stop: asyncio.Event, daemon: Daemon) -> None:
             timeout_graceful_shutdown=DRAIN_LIMIT,
         )
     )
+    failures: list[LeasedbError] = []
     async with asyncio.TaskGroup() as group:
         tasks: set[asyncio.Task[object]] = set()
 
@@ -94,17 +92,26 @@ async def _run_until(stop: asyncio.Event, daemon: Daemon) -> None:
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
-        serving = group.create_task(http.serve([daemon.listener]), name="http")
-        spawn(_work(daemon, spawn))
+        async def begin() -> None:
+            try:
+                await _bring_up(daemon, spawn)
+            except LeasedbError as error:
+                failures.append(error)
+                stop.set()  # in order: whoever waits in line gets an answer first
+
+        answering = group.create_task(http.serve([daemon.listener]), name="http")
+        spawn(begin())
         await stop.wait()
         daemon.leasing.close()
         http.should_exit = True
-        await serving
+        await answering
         for task in tasks:
             task.cancel()
+    if failures:
+        raise failures[0]
 
 
-async def _work(daemon: Daemon, spawn: Callable[[Coroutine[None, None, object]], None]) -> None:
+async def _bring_up(daemon: Daemon, spawn: Callable[[Coroutine[None, None, object]], None]) -> None:
     """Choose a backend, take over what is there, bring up what is missing, then keep it so."""
     await daemon.serving.choose(daemon.progress)
     await daemon.serving.recover()
@@ -113,7 +120,7 @@ async def _work(daemon: Daemon, spawn: Callable[[Coroutine[None, None, object]],
     daemon.ready()
     spawn(loops.warm(daemon.upkeep, daemon.wake, spawn))
     spawn(loops.every(loops.BEAT, daemon.upkeep.check_servers))
-    spawn(loops.every(loops.FORGET, daemon.upkeep.forget))
+    spawn(loops.every(loops.TIDY, daemon.upkeep.tidy))
 
 
 @contextlib.contextmanager
@@ -126,9 +133,3 @@ def _signals(stop: asyncio.Event) -> Generator[None, None, None]:
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
-
-
-def _first(group: BaseExceptionGroup[LeasedbError]) -> LeasedbError:
-    for error in group.exceptions:
-        return _first(error) if isinstance(error, BaseExceptionGroup) else error
-    raise AssertionError("a group has at least one exception")

@@ -29,6 +29,7 @@ class Inventory:
         self._active: dict[str, Lease] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._by_key: dict[str, str] = {}
+        self._referred: set[str] = set()  # databases that a lease in here speaks of
         self._ready: dict[tuple[str, str], OrderedDict[str, None]] = {}
         self._condemned: dict[str, OrderedDict[str, None]] = {}
         self._counts: Counter[tuple[str, str, DatabaseState]] = Counter()
@@ -64,6 +65,8 @@ class Inventory:
             self._ready.setdefault((database.server_id, database.template), OrderedDict())[database.id] = None
         elif database.state is DatabaseState.CONDEMNED:
             self._condemned.setdefault(database.server_id, OrderedDict())[database.id] = None
+        elif database.state is DatabaseState.GONE and database.id not in self._referred:
+            self.drop_database(database.id)
 
     def drop_database(self, database_id: str) -> None:
         """Forget a database that is gone and that no lease refers to."""
@@ -73,6 +76,7 @@ class Inventory:
 
     def put_lease(self, lease: Lease) -> None:
         self.leases[lease.id] = lease
+        self._referred.add(lease.database_id)
         if lease.idempotency_key:
             self._by_key[lease.idempotency_key] = lease.id
         if lease.active:
@@ -155,9 +159,9 @@ class Inventory:
         return self.servers.get(database.server_id) or self._gone[database.server_id]
 
     def view(self, waiting: Mapping[str, int], retry: Mapping[str, Instant], start_retry_at: Instant) -> View:
-        """Return what the planner looks at; ``retry`` tells by server id when to try again after a failure."""
+        """Return what the planner looks at; ``retry`` tells by id of a server or database when to try again."""
         servers = tuple(self._server_view(server, retry.get(server.id, NEVER)) for server in self.servers.values())
-        return View(servers, dict(waiting), start_retry_at)
+        return View(servers, dict(waiting), start_retry_at, drop_retry_at=retry)
 
     def _server_view(self, server: Server, retry_at: Instant) -> ServerView:
         states = DatabaseState
@@ -188,6 +192,7 @@ class Inventory:
     def _forget(self, lease_id: str) -> None:
         self._ended.pop(lease_id)
         lease = self.leases.pop(lease_id)
+        self._referred.discard(lease.database_id)
         if lease.idempotency_key and self._by_key.get(lease.idempotency_key) == lease_id:
             del self._by_key[lease.idempotency_key]
         database = self.databases.get(lease.database_id)

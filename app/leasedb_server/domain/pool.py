@@ -64,6 +64,7 @@ class View:
     servers: tuple[ServerView, ...]
     waiting: Mapping[str, int] = field(default_factory=dict)  # callers in line, by template
     retry_at: Instant = NEVER  # after a server failed to start, none is started before
+    drop_retry_at: Mapping[str, Instant] = field(default_factory=dict)  # by id of a database that a server keeps
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +108,18 @@ def plan(view: View, targets: Targets, now: Instant) -> list[Action]:
     free = {server.id: max(0, targets.workers - server.at_work) for server in usable}
     room = targets.most - sum(server.databases for server in view.servers)
     makes = _makes(usable, view.waiting, targets, dict(free), room)
+    droppable = {
+        server.id: [name for name in server.condemned if view.drop_retry_at.get(name, NEVER) <= now]
+        for server in usable
+    }
     # Callers in line come first. When nobody waits, a worker is kept for drops, so that they do not pile up.
     if not any(view.waiting.values()):
-        makes = _with_room_for_drops(makes, usable, free)
+        makes = _with_room_for_drops(makes, usable, free, droppable, targets.workers)
     actions += makes
     for make in makes:
         free[make.server_id] -= 1
     for server in usable:
-        actions += [DropDatabase(database_id) for database_id in server.condemned[: free[server.id]]]
+        actions += [DropDatabase(database_id) for database_id in droppable[server.id][: free[server.id]]]
     return actions
 
 
@@ -126,8 +131,10 @@ def _servers(view: View, targets: Targets, now: Instant) -> Iterator[Action]:
     missing = targets.servers - len(view.servers)
     if missing > 0 and view.retry_at <= now:
         yield from (StartServer() for _ in range(missing))
-    idle = [server for server in view.servers if server.state is ServerState.READY and not server.leased]
-    yield from (StopServer(server.id) for server in idle[: max(0, -missing)])
+    # Too many are only those that stay: one that is going already is not a reason to stop another.
+    staying = [server for server in view.servers if server.state in {ServerState.STARTING, ServerState.READY}]
+    idle = [server for server in staying if server.state is ServerState.READY and not server.leased]
+    yield from (StopServer(server.id) for server in idle[: max(0, len(staying) - targets.servers)])
 
 
 def _makes(
@@ -170,12 +177,16 @@ def _most_wanted(
 
 
 def _with_room_for_drops(
-    makes: list[MakeDatabase], usable: list[ServerView], free: Mapping[str, int]
+    makes: list[MakeDatabase],
+    usable: list[ServerView],
+    free: Mapping[str, int],
+    droppable: Mapping[str, list[str]],
+    workers: int,
 ) -> list[MakeDatabase]:
     kept: list[MakeDatabase] = []
     for server in usable:
         own = [make for make in makes if make.server_id == server.id]
-        if server.condemned and len(own) > 1 and len(own) == free[server.id]:
+        if own and droppable[server.id] and not server.dropping and workers > 1 and len(own) == free[server.id]:
             own.pop()
         kept += own
     return kept

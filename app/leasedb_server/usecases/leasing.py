@@ -24,7 +24,7 @@ from leasedb_server.domain.errors import (
     VersionUnavailableError,
 )
 from leasedb_server.domain.inventory import with_labels
-from leasedb_server.domain.lease import Holder, Lease, LeaseState
+from leasedb_server.domain.lease import Holder, Instant, Lease, LeaseState
 from leasedb_server.domain.names import new_ident
 from leasedb_server.domain.server import ServerState
 from leasedb_server.domain.template import BASE, TemplateState
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 FENCE_LIMIT: Final = 5.0  # seconds; a server that takes longer is about to be declared lost
 DROP_LIMIT: Final = 30.0  # seconds that a release with sync waits
 LONGEST_RETRY: Final = 60  # seconds
+CLOCK_SLACK: Final = 5.0  # seconds; a process's start is told by the wall clock, which may be set meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +156,7 @@ class Leasing:
         self._waiters[ticket] = (request, future)
         self._wake()
         gone = asyncio.ensure_future(caller_gone())
+        end = asyncio.get_running_loop().time() + request.wait
         accepted = False
         try:
             either: set[asyncio.Future[Any]] = {future, gone}
@@ -165,7 +167,6 @@ class Leasing:
                 raise self._exhausted(request, ticket)
             database = future.result()
             accepted = True
-            return database
         finally:
             gone.cancel()
             self._line.leave(ticket)
@@ -173,6 +174,11 @@ class Leasing:
             # A hand-over must be accepted: what was put into the hands of a caller who left goes to the next.
             if not accepted and future.done() and not future.cancelled() and future.exception() is None:
                 self._give_back(future.result())
+        if self._in_hand(database):
+            return database
+        # Its server was lost after the hand-over and before this ran: there is nothing to lease.
+        rest = max(0.0, end - asyncio.get_running_loop().time())
+        return await self._in_turn(replace(request, wait=rest), caller_gone)
 
     def serve(self) -> None:
         """Hand ready databases to the callers in line, in turn."""
@@ -249,15 +255,14 @@ class Leasing:
             # Nothing is lost by going on: the drop ends sessions too, and a dead server lets nobody in.
             log.warning("database %s was not fenced: %s", database.name, error)
         finally:
-            database = self._inventory.databases[lease.database_id]
-            if database.state is DatabaseState.LEASED:
+            if self._in_hand(database):
                 self._inventory.put_database(database.to(DatabaseState.CONDEMNED))
                 self._wake()
 
     async def end_overdue(self) -> None:
         """End the leases whose time ran out or whose holder's process is dead."""
         now = self._clock.now()
-        started: dict[int, float | None] = {}
+        started: dict[int, Instant | None] = {}
         ends: list[Awaitable[None]] = []
         for lease in self._inventory.active_leases():
             pid = lease.holder.pid
@@ -266,7 +271,7 @@ class Leasing:
             elif pid is not None:
                 if pid not in started:
                     started[pid] = self._processes.started_at(pid)
-                if started[pid] != lease.holder.pid_started:
+                if not _same_process(started[pid], lease.holder.pid_started):
                     ends.append(self.end(lease, LeaseState.RELEASED, f"its holder's process {pid} ended"))
         await asyncio.gather(*ends)
 
@@ -304,9 +309,14 @@ class Leasing:
             raise _ended(earlier)
         return earlier
 
+    def _in_hand(self, database: Database) -> bool:
+        """Tell whether the database is still what it was when it was handed over."""
+        return self._inventory.databases.get(database.id) is database
+
     def _give_back(self, database: Database) -> None:
-        self._inventory.put_database(database.to(DatabaseState.READY))
-        self.serve()
+        if self._in_hand(database):
+            self._inventory.put_database(database.to(DatabaseState.READY))
+            self.serve()
 
     def _majors(self) -> set[str]:
         servers = self._inventory.servers.values()
@@ -338,6 +348,10 @@ class Leasing:
                 f"The lease has ended, but its database was not dropped within {DROP_LIMIT:g} s.",
                 hint="The daemon goes on trying; its log says what stands in the way.",
             ) from None
+
+
+def _same_process(started: Instant | None, recorded: Instant | None) -> bool:
+    return started is not None and recorded is not None and abs(started - recorded) < CLOCK_SLACK
 
 
 def _ended(lease: Lease) -> LeaseEndedError:

@@ -28,10 +28,10 @@ class Ledger:
             self.inventory.put_server(server.unproven())
         for template in snapshot.templates:
             self.inventory.put_template(template)
+        for lease in snapshot.leases:  # before the databases: one that is gone stays for its lease only
+            self.inventory.put_lease(lease)
         for database in snapshot.databases:
             self.inventory.put_database(database)
-        for lease in snapshot.leases:
-            self.inventory.put_lease(lease)
         return snapshot.daemon
 
     async def put_server(self, server: Server) -> None:

@@ -13,6 +13,7 @@ from leasedb_server.domain.errors import (
     ServerNotFoundError,
     ServerStartError,
     ServerUnreachableError,
+    StoreFailedError,
 )
 from leasedb_server.domain.lease import LeaseState
 from leasedb_server.domain.names import Kind, Name, new_ident
@@ -139,11 +140,10 @@ class Serving:
             base = await self._building(server)
             versions = await self._admin.create_base(server.id, base.database)
             await self._ledger.put_template(base.to(TemplateState.SEALED))
+            await self._ledger.put_server(server.ready(endpoint, versions, self._clock.now()))
         except (LeasedbError, asyncio.CancelledError) as error:
             await self._abandon(server, str(error))
             raise
-        server = server.ready(endpoint, versions, self._clock.now())
-        await self._ledger.put_server(server)
         log.info(
             "server %s ready: Postgres %s, vector %s, at %s:%d, after %.2f s",
             server.id,
@@ -177,6 +177,8 @@ class Serving:
 
     async def _abandon(self, server: Server, error: str) -> None:
         try:
+            if not self.backend.disposable:
+                await self._empty(server)
             await self._admin.close(server.id)
             await self.backend.stop(server.name)
         except LeasedbError as stop_error:
@@ -200,6 +202,11 @@ class Serving:
             log.warning("server %s answers, but not to its heartbeat: %s", server.id, error)
         else:
             self._missed.pop(server.id, None)
+
+    async def tidy(self, server: Server) -> None:
+        """Keep a server that lives for days as quick as a new one."""
+        if self._backends[server.backend].disposable:
+            await self._admin.tidy(server.id)
 
     async def _alive(self, server: Server) -> bool:
         try:
@@ -235,15 +242,15 @@ class Serving:
         Raises:
             LeasedbError: when it could not be done now; the server is lost then, and the planner tries again.
         """
-        await self._end_leases(server, "its server was stopped")
         backend = self._backends[server.backend]
         try:
+            await self._end_leases(server, "its server was stopped")
             if not backend.disposable:
                 await self._empty(server)
             await self._admin.close(server.id)
             await backend.stop(server.name)
         except LeasedbError as error:
-            await self._ledger.put_server(server.to(ServerState.LOST, str(error)))
+            await self._set_back(server.to(ServerState.LOST, str(error)))
             raise
         await self._write_off(server.to(ServerState.GONE))
         log.info("server %s stopped", server.id)
@@ -265,10 +272,25 @@ class Serving:
         for database in self._inventory.databases_of(server.id):
             await self._ledger.put_database(database.to(DatabaseState.GONE))
 
+    async def _set_back(self, server: Server) -> None:
+        """Put the state from which the planner tries again, also when it cannot be written down."""
+        try:
+            await self._ledger.put_server(server)
+        except StoreFailedError:
+            self._inventory.put_server(server)
+
     async def _write_off(self, server: Server) -> None:
-        for template in self._inventory.templates_of(server.id):
-            await self._ledger.put_template(template.to(TemplateState.GONE))
-        await self._ledger.put_server(server)
+        gone = [template.to(TemplateState.GONE) for template in self._inventory.templates_of(server.id)]
+        try:
+            for template in gone:
+                await self._ledger.put_template(template)
+            await self._ledger.put_server(server)
+        except StoreFailedError as error:
+            # It is gone all the same. The store still says what was, and the next start of the daemon puts that right.
+            log.error("%s", error)
+            for template in gone:
+                self._inventory.put_template(template)
+            self._inventory.put_server(server)
         self.notes.pop(server.id, None)
         self._missed.pop(server.id, None)
 
@@ -280,19 +302,25 @@ class Serving:
             if not await self._adopted(server):
                 await self._discard(server)
         keep = frozenset(server.name for server in self._inventory.servers.values())
-        for name in await self.backend.sweep(keep):
-            log.info("took away %s, which no record speaks of", name)
+        try:
+            for name in await self.backend.sweep(keep):
+                log.info("took away %s, which no record speaks of", name)
+        except LeasedbError as error:
+            log.warning("not everything that no record speaks of could be taken away: %s", error)
 
     async def _adopted(self, server: Server) -> bool:
         backend, endpoint, versions = self._backends.get(server.backend), server.endpoint, server.versions
         if backend is None or backend is not self._chosen or endpoint is None or versions is None:
             return False  # not of the backend in use now, or never ready
+        if server.state is not ServerState.STARTING:
+            return False  # on its way out already
         try:
             if not await backend.alive(server.name):
                 return False
             await self._admin.open(server.id, endpoint, ADOPT_LIMIT)
             survey = await self._admin.survey(server.id, self._daemon)
-            if self._inventory.sealed_on(server.id, BASE) is None:
+            base = self._inventory.sealed_on(server.id, BASE)
+            if base is None or base.database not in survey.databases:
                 return False
             await self._reconcile(server, survey)
             await self._ledger.put_server(server.ready(endpoint, versions, server.ready_at or self._clock.now()))
@@ -331,10 +359,15 @@ class Serving:
     async def _discard(self, server: Server) -> None:
         """Take away a server of an earlier daemon that cannot be used, with its leases and databases."""
         await self._end_leases(server, "its server was gone when the daemon started again")
+        backend = self._backends.get(server.backend)
         try:
+            # One that stays, and is no longer used. When it is still used, it is emptied when it is brought up.
+            if backend is not self._chosen and server.endpoint and not (backend and backend.disposable):
+                await self._admin.open(server.id, server.endpoint, ADOPT_LIMIT)
+                await self._empty(server)
             await self._admin.close(server.id)
-            if backend := self._backends.get(server.backend):
+            if backend is not None:
                 await backend.stop(server.name)
         except LeasedbError as error:
-            log.warning("server %s of an earlier daemon was left to its watchdog: %s", server.id, error)
+            log.warning("server %s of an earlier daemon was left as it is: %s", server.id, error)
         await self._write_off(server.to(ServerState.GONE))

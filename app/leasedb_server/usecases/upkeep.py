@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from leasedb_server.domain.database import Database, DatabaseState
-from leasedb_server.domain.errors import LeasedbError, ServerUnreachableError, StoreFailedError
+from leasedb_server.domain.errors import LeasedbError, ServerRefusedError, ServerUnreachableError, StoreFailedError
 from leasedb_server.domain.names import Kind, Name, new_ident, new_password
 from leasedb_server.domain.pool import (
     NEVER,
@@ -76,9 +76,10 @@ class Upkeep:
         )
 
     def trouble(self) -> str:
-        """Return why servers do not start at present, or an empty text."""
+        """Return what keeps servers from being ready at present, or an empty text."""
         start = self._setbacks.get(_START)
-        return start.error if start else ""
+        lost = [server.error for server in self._inventory.servers.values() if server.state is ServerState.LOST]
+        return start.error if start else next(iter(lost), "")
 
     async def bring_up(self) -> None:
         """Start the servers that are missing, all at once; return when each is ready or has failed.
@@ -91,9 +92,11 @@ class Upkeep:
             self.targets = replace(self.targets, servers=min(self.targets.servers, limit))
         missing = self.targets.servers - len(self._inventory.servers)
         servers = [await self._serving.begin() for _ in range(missing)]
-        failures = [error for error in await asyncio.gather(*map(self._bring_up, servers)) if error]
+        failures = [error for error in await asyncio.gather(*map(self._attempt, servers)) if error]
         if failures and not self._inventory.servers:
             raise failures[0]
+        for error in failures:
+            log.error("a server did not start: %s", error)
 
     async def shut_down(self) -> None:
         """End all leases and take all servers away; what cannot be taken away now is at the next start."""
@@ -131,12 +134,15 @@ class Upkeep:
                 self._inventory.put_database(database)
                 return self._drop(database)
 
-    async def _bring_up(self, server: Server) -> LeasedbError | None:
+    async def _bring_up(self, server: Server) -> None:
+        if error := await self._attempt(server):
+            log.error("a server did not start: %s", error)
+
+    async def _attempt(self, server: Server) -> LeasedbError | None:
         try:
             await self._serving.bring_up(server)
         except LeasedbError as error:
-            setback = self._setbacks.add(_START, str(error), self._clock.now())
-            log.error("a server did not start (%d in a row): %s", setback.count, error)
+            self._setbacks.add(_START, str(error), self._clock.now())
             return error
         self._setbacks.clear(_START)
         self._wake.set()
@@ -169,15 +175,18 @@ class Upkeep:
         try:
             await self._admin.drop(database.server_id, database.name, database.login)
         except LeasedbError as error:
-            self._fail(database.server_id, "database %s was not dropped: %s", database.name, error)
+            # What the server refuses is this one's trouble: the others, and the callers in line, do not wait for it.
+            whose = database.id if isinstance(error, ServerRefusedError) else database.server_id
+            self._fail(whose, "database %s was not dropped: %s", database.name, error)
             await self._become(database, DatabaseState.CONDEMNED)
         else:
+            self._setbacks.clear(database.id)
             await self._become(database, DatabaseState.GONE)
         self._wake.set()
 
     async def _become(self, database: Database, state: DatabaseState) -> None:
         """Put the new state, unless the server was lost meanwhile and the database went with it."""
-        if self._inventory.databases[database.id].state is not database.state:
+        if self._inventory.databases.get(database.id) is not database:
             return
         try:
             await self._ledger.put_database(database.to(state))
@@ -186,8 +195,9 @@ class Upkeep:
             self._fail(database.server_id, "%s", error)
             self._inventory.put_database(database.to(DatabaseState.CONDEMNED))
 
-    def _fail(self, server_id: str, message: str, *values: object) -> None:
-        setback = self._setbacks.add(server_id, message % values, self._clock.now())
+    def _fail(self, whose: str, message: str, *values: object) -> None:
+        """Count a failure of a server or a database."""
+        setback = self._setbacks.add(whose, message % values, self._clock.now())
         if setback.count == 1:
             log.warning(message, *values)
 
@@ -200,19 +210,30 @@ class Upkeep:
         except StoreFailedError as error:
             log.error("%s", error)
 
-    async def forget(self) -> None:
-        """Forget leases that ended long ago."""
+    async def tidy(self) -> None:
+        """Forget leases that ended long ago, here and on the servers."""
         try:
             await self._ledger.forget(self._clock.now() - HISTORY)
-        except StoreFailedError as error:
-            log.error("%s", error)
+            for server in self._ready():
+                await self._serving.tidy(server)
+        except LeasedbError as error:
+            log.warning("tidying up is left for later: %s", error)
 
     async def check_servers(self) -> None:
         """Give every server its beat; the ones that are dead are lost afterwards."""
-        ready = [server for server in self._inventory.servers.values() if server.state is ServerState.READY]
-        await asyncio.gather(*map(self._serving.check, ready))
+        ready = self._ready()
+        await asyncio.gather(*map(self._check, ready))
         if any(server.id not in self._inventory.servers or self._is_lost(server.id) for server in ready):
             self._wake.set()
+
+    async def _check(self, server: Server) -> None:
+        try:
+            await self._serving.check(server)
+        except StoreFailedError as error:
+            log.error("%s", error)
+
+    def _ready(self) -> list[Server]:
+        return [server for server in self._inventory.servers.values() if server.state is ServerState.READY]
 
     def _is_lost(self, server_id: str) -> bool:
         return self._inventory.servers[server_id].state is ServerState.LOST

@@ -1,0 +1,90 @@
+"""Connections to servers: where a DSN leads, logging in, and a driver's errors in our words."""
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from typing import Final, LiteralString
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import TupleRow
+from psycopg_pool import PoolClosed, PoolTimeout
+
+from leasedb_server.domain.errors import LeasedbError, ServerRefusedError, ServerUnreachableError, StartupError
+from leasedb_server.domain.server import Endpoint
+
+Connection = psycopg.AsyncConnection[TupleRow]
+
+APPLICATION: Final = "leasedb"
+ANSWER_LIMIT: Final = 5.0  # seconds in which a healthy server connects and answers something small
+
+
+def endpoint_of(dsn: str) -> Endpoint:
+    """Return where a DSN leads, its gaps filled as libpq does (PG* variables, the service file).
+
+    Raises:
+        StartupError: when it is no DSN.
+    """
+    try:
+        given = conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError as error:
+        raise StartupError(
+            f"LEASEDB_EXISTING_DSN is no DSN: {' '.join(str(error).split())}.",
+            hint="It looks like postgresql://user:password@host:5432/postgres.",
+        ) from None
+    known = {default.keyword.decode(): default.val for default in psycopg.pq.Conninfo.get_defaults()}
+
+    def value(keyword: str, otherwise: str) -> str:
+        fallback = known.get(keyword)
+        return str(given.get(keyword) or (fallback.decode() if fallback else "") or otherwise)
+
+    user = value("user", "postgres")
+    return Endpoint(
+        host=value("host", "127.0.0.1"),
+        port=int(value("port", "5432")),
+        user=user,
+        password=value("password", ""),
+        dbname=value("dbname", user),
+    )
+
+
+def conninfo(endpoint: Endpoint, dbname: str | None = None) -> str:
+    return make_conninfo(
+        host=endpoint.host,
+        port=endpoint.port,
+        user=endpoint.user,
+        password=endpoint.password,
+        dbname=dbname or endpoint.dbname,
+        connect_timeout=round(ANSWER_LIMIT),
+        application_name=APPLICATION,
+    )
+
+
+@contextlib.asynccontextmanager
+async def direct(endpoint: Endpoint, dbname: str) -> AsyncIterator[Connection]:
+    connection = await psycopg.AsyncConnection.connect(conninfo(endpoint, dbname), autocommit=True)
+    async with connection:
+        yield connection
+
+
+@contextlib.contextmanager
+def translated(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (PoolTimeout, PoolClosed, TimeoutError) as error:
+        raise ServerUnreachableError(f"{what} did not answer within {ANSWER_LIMIT:g} s.") from error
+    except psycopg.Error as error:
+        raise _as_ours(what, error) from error
+
+
+def _as_ours(what: str, error: psycopg.Error) -> LeasedbError:
+    """Tell a server that said no from one that could not be asked, by SQLSTATE (classes 08 and 57P: it is going)."""
+    code = error.sqlstate or ""
+    message = " ".join(str(error).split())
+    if not code or code.startswith(("08", "57P")):
+        return ServerUnreachableError(f"{what} cannot be reached: {message}.")
+    return ServerRefusedError(f"{what} refused: {message} (SQLSTATE {code}).", sqlstate=code)
+
+
+async def column(connection: Connection, query: LiteralString, *values: str) -> list[str]:
+    cursor = await connection.execute(query, values or None)
+    return [row[0] for row in await cursor.fetchall()]
