@@ -1,0 +1,100 @@
+"""Where the daemon is, and who we are to it."""
+
+import contextlib
+import getpass
+import ipaddress
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
+
+from leasedb._errors import InvalidAddressError
+
+DEFAULT_URL = "http://127.0.0.1:7432"
+_LONGEST_HOLDER = 200  # characters the daemon takes
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a daemon listens. ``url`` has no slash at its end; ``loopback``: it is reached without a network."""
+
+    url: str
+    token: str | None = field(repr=False)
+    loopback: bool
+
+
+def find_address(url: str | None = None, token: str | None = None, environ: Mapping[str, str] = os.environ) -> Address:
+    """Return the daemon's address: what is given, else ``LEASEDB_URL`` and ``LEASEDB_TOKEN``, else the default.
+
+    Raises:
+        InvalidAddressError: when the URL or the token cannot be used.
+    """
+    source = "LEASEDB_URL" if url is None else "The URL"
+    text = (environ.get("LEASEDB_URL", "") if url is None else url).strip() or DEFAULT_URL
+    secret = (environ.get("LEASEDB_TOKEN", "") if token is None else token).strip()
+    if not all("!" <= character <= "~" for character in secret):
+        # the token itself stays out of the message: it ends up in logs
+        raise InvalidAddressError(
+            "The token (LEASEDB_TOKEN) has characters that no HTTP header can carry.",
+            hint="Use visible ASCII characters only.",
+        )
+    parts = _split(text, source)
+    return Address(text.rstrip("/"), secret or None, _is_loopback(parts.hostname or ""))
+
+
+def _split(text: str, source: str) -> SplitResult:
+    example = f"It looks like {DEFAULT_URL}."
+    try:
+        parts = urlsplit(text)
+        port_is_fine = parts.port != 0
+    except ValueError as error:
+        raise InvalidAddressError(f"{source} is {text!r}: {error}.", hint=example) from None
+    if parts.scheme not in {"http", "https"}:
+        raise InvalidAddressError(f"{source} is {text!r}, which does not start with http:// or https://.", hint=example)
+    if parts.username is not None or parts.password is not None:
+        raise InvalidAddressError(f"{source} has a login in it.", hint="Give the token as LEASEDB_TOKEN.")
+    if not parts.hostname or not port_is_fine or any(character.isspace() for character in text):
+        raise InvalidAddressError(f"{source} is {text!r}, which has no usable host and port.", hint=example)
+    if parts.query or parts.fragment:
+        raise InvalidAddressError(f"{source} is {text!r}, which has more in it than host, port and path.", hint=example)
+    return parts
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def in_container(environ: Mapping[str, str] = os.environ, root: Path = Path("/")) -> bool:
+    """Tell whether this process runs in a container, where its pid is not what the host calls it."""
+    marks = (".dockerenv", "run/.containerenv")
+    return "KUBERNETES_SERVICE_HOST" in environ or any((root / mark).exists() for mark in marks)
+
+
+def pid_space(proc: Path = Path("/proc")) -> str:
+    """Name the set of processes among which a pid is unique: boot and pid namespace; empty where there is no /proc."""
+    try:
+        boot = (proc / "sys/kernel/random/boot_id").read_text("ascii").strip()
+        return f"{boot}/{(proc / 'self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def default_holder() -> str:
+    """Return who we are to a reader of the list of leases: "ann@laptop:shop"."""
+    user = str(os.getuid())
+    with contextlib.suppress(KeyError, OSError, ImportError):  # a uid without a name, as containers have
+        user = getpass.getuser()
+    folder = ""
+    with contextlib.suppress(OSError):  # the working directory was deleted
+        folder = Path.cwd().name
+    return printable(f"{user}@{platform.node()}:{folder or '/'}", _LONGEST_HOLDER)
+
+
+def printable(text: str, longest: int) -> str:
+    """Return text that JSON can carry, cut to ``longest`` characters; file names may hold bytes that are no text."""
+    return text.encode("utf-8", "replace").decode("utf-8")[:longest]

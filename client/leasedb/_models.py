@@ -1,0 +1,263 @@
+"""What the daemon says, as frozen dataclasses. Fields this version does not know are ignored.
+
+Parsing raises KeyError, TypeError or ValueError when the answer is not what the wire contract says; `_protocol` makes
+that an `UnexpectedAnswerError`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who asked for a lease: free text and, when the daemon watches it, the process."""
+
+    name: str = ""
+    pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseSummary:
+    """A lease without its login. ``state`` is active, released, expired or lost; ``ttl`` is in seconds."""
+
+    id: str
+    state: str
+    template: str
+    server: str
+    backend: str
+    versions: Mapping[str, str]
+    holder: Holder
+    labels: Mapping[str, str]
+    created_at: datetime
+    expires_at: datetime
+    max_expires_at: datetime
+    ttl: float
+    ended_at: datetime | None = None
+    end_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseRecord(LeaseSummary):
+    """A lease as the daemon described it last. What holds the password stays out of ``repr``."""
+
+    host: str
+    port: int
+    database: str
+    user: str
+    dsn: str = field(repr=False)
+    password: str = field(repr=False)
+    urls: Mapping[str, str] = field(repr=False)
+    env: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseCounts:
+    ready: int
+    making: int
+    leased: int
+    condemned: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """One Postgres. ``state`` is starting, ready, lost, stopping or gone; ``host`` and ``port`` come with ready."""
+
+    id: str
+    name: str
+    backend: str
+    state: str
+    host: str | None
+    port: int | None
+    versions: Mapping[str, str] | None
+    created_at: datetime
+    ready_at: datetime | None
+    error: str
+    databases: DatabaseCounts
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """The servers, the backend they come from, and why it was that one."""
+
+    backend: str
+    reason: str
+    servers: tuple[Server, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolShare:
+    """The databases of one template on one server; ``target`` is how many shall be ready."""
+
+    server: str
+    template: str
+    ready: int
+    making: int
+    leased: int
+    target: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """The databases of all servers; ``waiting`` counts requests in the line, ``max`` is the most databases."""
+
+    ready: int
+    making: int
+    leased: int
+    condemned: int
+    waiting: int
+    max: int | None
+    per: tuple[PoolShare, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """A living daemon. ``pid_space`` tells apart machines and containers: a pid means the same within one only."""
+
+    status: str
+    version: str
+    pid: int
+    pid_space: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """A daemon that leases: servers that are ready, databases that are."""
+
+    status: str
+    backend: str
+    servers: int
+    ready: int
+
+
+def as_json(model: Any) -> dict[str, Any]:
+    """Return a model as the wire writes it."""
+
+    def plain(value: Any) -> Any:
+        match value:
+            case datetime():
+                return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            case Mapping():
+                return {key: plain(item) for key, item in value.items()}
+            case list() | tuple():
+                return [plain(item) for item in value]
+        return value
+
+    return {key: plain(value) for key, value in dataclasses.asdict(model).items()}
+
+
+def _text(data: Json, key: str) -> str:
+    value = data[key]
+    if not isinstance(value, str):
+        raise TypeError(f"{key!r} is not text")
+    return value
+
+
+def _texts(value: Any) -> dict[str, str]:
+    return {str(key): str(item) for key, item in value.items()}
+
+
+def _time(data: Json, key: str) -> datetime:
+    instant = datetime.fromisoformat(_text(data, key))
+    if instant.tzinfo is None:
+        raise ValueError(f"{key!r} has no time zone")
+    return instant
+
+
+def _time_or_none(data: Json, key: str) -> datetime | None:
+    return None if data.get(key) is None else _time(data, key)
+
+
+def _summary_fields(data: Json) -> dict[str, Any]:
+    holder = data.get("holder") or {}
+    return {
+        "id": _text(data, "id"),
+        "state": _text(data, "state"),
+        "template": _text(data, "template"),
+        "server": _text(data, "server"),
+        "backend": _text(data, "backend"),
+        "versions": _texts(data.get("versions") or {}),
+        "holder": Holder(str(holder.get("name") or ""), holder.get("pid")),
+        "labels": _texts(data.get("labels") or {}),
+        "created_at": _time(data, "created_at"),
+        "expires_at": _time(data, "expires_at"),
+        "max_expires_at": _time(data, "max_expires_at"),
+        "ttl": float(data["ttl"]),
+        "ended_at": _time_or_none(data, "ended_at"),
+        "end_reason": str(data.get("end_reason") or ""),
+    }
+
+
+def lease_summary(data: Json) -> LeaseSummary:
+    return LeaseSummary(**_summary_fields(data))
+
+
+def lease_summaries(data: Json) -> list[LeaseSummary]:
+    return [lease_summary(item) for item in data["leases"]]
+
+
+def lease_record(data: Json) -> LeaseRecord:
+    return LeaseRecord(
+        **_summary_fields(data),
+        host=_text(data, "host"),
+        port=int(data["port"]),
+        database=_text(data, "database"),
+        user=_text(data, "user"),
+        dsn=_text(data, "dsn"),
+        password=_text(data, "password"),
+        urls=_texts(data["urls"]),
+        env=_texts(data["env"]),
+    )
+
+
+def _server(data: Json) -> Server:
+    counts = data.get("databases") or {}
+    port = data.get("port")
+    versions = data.get("versions")
+    return Server(
+        id=_text(data, "id"),
+        name=_text(data, "name"),
+        backend=_text(data, "backend"),
+        state=_text(data, "state"),
+        host=data.get("host"),
+        port=None if port is None else int(port),
+        versions=None if versions is None else _texts(versions),
+        created_at=_time(data, "created_at"),
+        ready_at=_time_or_none(data, "ready_at"),
+        error=str(data.get("error") or ""),
+        databases=DatabaseCounts(*(int(counts.get(key, 0)) for key in ("ready", "making", "leased", "condemned"))),
+        notes=tuple(str(note) for note in data.get("notes") or ()),
+    )
+
+
+def servers(data: Json) -> Servers:
+    return Servers(
+        _text(data, "backend"), str(data.get("reason") or ""), tuple(_server(one) for one in data["servers"])
+    )
+
+
+def pool(data: Json) -> Pool:
+    most = data.get("max")
+    shares = tuple(
+        PoolShare(
+            server=_text(share, "server"),
+            template=_text(share, "template"),
+            **{key: int(share.get(key, 0)) for key in ("ready", "making", "leased", "target")},
+        )
+        for share in data.get("per") or ()
+    )
+    counts = {key: int(data[key]) for key in ("ready", "making", "leased", "condemned", "waiting")}
+    return Pool(**counts, max=None if most is None else int(most), per=shares)
+
+
+def health(data: Json) -> Health:
+    return Health(_text(data, "status"), _text(data, "version"), int(data["pid"]), str(data.get("pid_space") or ""))
+
+
+def readiness(data: Json) -> Readiness:
+    return Readiness(_text(data, "status"), str(data.get("backend") or ""), int(data["servers"]), int(data["ready"]))

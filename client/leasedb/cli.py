@@ -1,0 +1,284 @@
+"""The command line: `leasedb serve | exec | lease | release | status | psql | doctor`."""
+
+import argparse
+import contextlib
+import importlib
+import json
+import logging
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NoReturn
+
+import leasedb
+from leasedb._errors import LeasedbError
+
+_INTERRUPTED: Final = 130
+_BROKEN_PIPE: Final = 141
+_EPILOG = """\
+Start a daemon, then, in another terminal, give any program a fresh Postgres database with pgvector:
+  leasedb serve
+  leasedb exec -- npm test          DATABASE_URL and PGHOST, PGPORT ... are set; released when it ends
+  leasedb lease --ttl 600           prints a DSN
+"""
+
+Command = Callable[[argparse.Namespace], int]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as everything else here does."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"leasedb: {message} (see: {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+class UsageError(Exception):
+    """The command line does not make sense."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; every failure is one line on stderr."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(format="leasedb: %(message)s", level=logging.WARNING)
+    try:
+        if arguments[:1] == ["serve"]:
+            return _serve(arguments[1:])
+        code = _run(arguments)
+        sys.stdout.flush()
+    except UsageError as error:
+        print(f"leasedb: {error}", file=sys.stderr)
+        return 2
+    except LeasedbError as error:
+        print(f"leasedb: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # whoever read our output has left; Python would complain again when it flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    # By hand, for argparse loses a "--" that belongs to the command.
+    own, dashes, rest = _split(arguments)
+    args = _parser().parse_args(own)
+    if dashes and not hasattr(args, "command"):
+        raise UsageError(f"{args.name!r} runs no command, so there is nothing to put after '--'")
+    if dashes:
+        args.command = [*args.command, "--", *rest] if args.command else rest
+    command: Command = args.run
+    return command(args)
+
+
+def _split(arguments: list[str]) -> tuple[list[str], bool, list[str]]:
+    if "--" not in arguments:
+        return arguments, False, []
+    at = arguments.index("--")
+    return arguments[:at], True, arguments[at + 1 :]
+
+
+def _parser() -> argparse.ArgumentParser:
+    reach = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    reach.add_argument("--url", help="where the daemon listens (LEASEDB_URL; http://127.0.0.1:7432)")
+    reach.add_argument("--token", help="what it asks for (LEASEDB_TOKEN)")
+    wishes = _Parser(add_help=False)
+    wishes.add_argument("--template", default="base", help="what to clone (base: empty, with the extension vector)")
+    wishes.add_argument("--ttl", type=_seconds, metavar="SECONDS", help="how long it lives unless renewed (300)")
+    wishes.add_argument("--wait", type=_seconds, metavar="SECONDS", help="how long to wait for a free one (60)")
+    wishes.add_argument("--label", action="append", type=_label, metavar="KEY=VALUE", help="may be repeated")
+    wishes.add_argument("--postgres", metavar="MAJOR", help="the Postgres version, such as 18")
+
+    parser = _Parser(
+        prog="leasedb",
+        description="Fresh, isolated Postgres databases with pgvector, on lease.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[reach],
+    )
+    parser.add_argument("--version", action="version", version=f"leasedb {leasedb.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="name", required=True)
+
+    def add(name: str, run: Command, text: str, *parents: _Parser) -> _Parser:
+        one = commands.add_parser(
+            name, help=text, description=f"{text[0].upper()}{text[1:]}.", parents=[*parents, reach]
+        )
+        one.set_defaults(run=run)
+        return one
+
+    add("serve", _misplaced_serve, "run the daemon")
+    one = add("exec", _exec, "run a command with a database of its own", wishes)
+    one.usage = "leasedb exec [options] -- CMD [ARG ...]"
+    one.add_argument("command", nargs=argparse.REMAINDER, metavar="CMD", help="what to run, with its arguments")
+    one = add("lease", _lease, "take a lease and print its DSN; it lives until its time is over", wishes)
+    form = one.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print the whole lease")
+    form.add_argument("--env", action="store_true", help="print lines for a shell to eval")
+    one = add("release", _release, "give leases back")
+    one.add_argument("ids", nargs="*", metavar="ID")
+    one.add_argument("--label", action="append", type=_label, metavar="KEY=VALUE", help="all that have it; repeat: and")
+    one.add_argument("--sync", action="store_true", help="return only once the databases are gone")
+    add("status", _status, "show the daemon, its servers, its pool and the active leases").add_argument(
+        "--json", action="store_true"
+    )
+    one = add("psql", _psql, "open psql on a lease, or on a new one that ends with it", wishes)
+    one.usage = "leasedb psql [options] [ID] [-- ARG ...]"
+    one.add_argument("id", nargs="?", metavar="ID", help="of a lease; a new one when left out")
+    one.set_defaults(command=[])
+    add("doctor", _doctor, "say what works here and what is missing")
+    return parser
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, value
+
+
+def _client(args: argparse.Namespace) -> "leasedb.Client":
+    return leasedb.Client(getattr(args, "url", None), getattr(args, "token", None))
+
+
+def _wishes(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "template": args.template,
+        "ttl": args.ttl,
+        "wait": args.wait,
+        "labels": dict(args.label or ()),
+        "postgres": args.postgres,
+    }
+
+
+def _say(text: str) -> None:
+    print(f"leasedb: {text}", file=sys.stderr)
+
+
+def _serve(arguments: list[str]) -> int:
+    try:
+        return int(importlib.import_module("leasedb_server.cli").main(arguments) or 0)
+    except ModuleNotFoundError as error:
+        _say(f"the daemon needs {error.name}, which is not installed. Run: pip install 'leasedb[server,embedded]'")
+        return 1
+
+
+def _misplaced_serve(_args: argparse.Namespace) -> int:
+    raise UsageError("options of serve come after the word: leasedb serve --token TOKEN (see: leasedb serve --help)")
+
+
+def _exec(args: argparse.Namespace) -> int:
+    if not args.command:
+        raise UsageError("exec needs a command: leasedb exec -- CMD [ARG ...]")
+    return _run_leased(args, args.command)
+
+
+def _run_leased(args: argparse.Namespace, command: list[str]) -> int:
+    running = importlib.import_module("leasedb._running")
+    code = 1
+    try:
+        with running.orderly_end(), _client(args) as client, client.lease(**_wishes(args)) as lease:
+            code = int(running.supervise(command, running.lease_environment(lease.env, lease.id)))
+    except running.CommandError as error:
+        _say(str(error))
+        return int(error.exit_code)
+    return code
+
+
+def _lease(args: argparse.Namespace) -> int:
+    with _client(args) as client:
+        # no pid: it shall outlive this process
+        lease = client.acquire(**_wishes(args), pid=None, heartbeat=False)
+    if args.json:
+        print(json.dumps(_models().as_json(lease.record), indent=2))
+    elif args.env:
+        for name, value in sorted({**lease.env, "LEASEDB_LEASE_ID": lease.id}.items()):
+            print(f"export {name}={shlex.quote(value)}")
+    else:
+        print(lease.dsn)
+    sys.stdout.flush()
+    when = f"{lease.expires_at.astimezone():%H:%M:%S}"
+    _say(
+        f"lease {lease.id} ends at {when}, in {_showing().duration(lease.ttl)}; sooner with: leasedb release {lease.id}"
+    )
+    return 0
+
+
+def _release(args: argparse.Namespace) -> int:
+    if bool(args.ids) == bool(args.label):
+        raise UsageError("release needs either the ids of leases or a --label")
+    released, failed = 0, False
+    with _client(args) as client:
+        if args.label:
+            released = client.release_all(dict(args.label), sync=args.sync)
+        for lease_id in args.ids:
+            try:
+                client.release(lease_id, sync=args.sync)
+                released += 1
+            except leasedb.LeaseNotFoundError as error:
+                _say(str(error))
+                failed = True
+    print(f"released {_showing().count(released, 'lease')}")
+    return int(failed)
+
+
+def _status(args: argparse.Namespace) -> int:
+    showing = _showing()
+    with _client(args) as client:
+        status = showing.ask_status(client)
+    if args.json:
+        print(json.dumps(_models().as_json(status), indent=2))
+    else:
+        print("\n".join(showing.status_lines(status)))
+    return 0
+
+
+def _psql(args: argparse.Namespace) -> int:
+    if args.id is None:
+        if shutil.which("psql") is None:
+            _say("psql is not installed; 'leasedb lease' prints a DSN for any other program")
+            return 1
+        return _run_leased(args, ["psql", *args.command])
+    with _client(args) as client:
+        lease = client.get(args.id)
+    if lease.state != "active":
+        _say(f"lease {lease.id} is {lease.state}: {lease.record.end_reason or 'its login is refused'}")
+        return 1
+    environment = importlib.import_module("leasedb._running").lease_environment(lease.env, lease.id)
+    with contextlib.suppress(FileNotFoundError):
+        os.execvpe("psql", ["psql", *args.command], environment)  # noqa: S606, S607 - whatever psql the user has
+    _say("psql is not installed; here is the DSN for any other program")
+    print(lease.dsn)
+    return 1
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    with _client(args) as client:
+        findings, serves = _showing().examine(client)
+    for finding in findings:
+        print(finding)
+    if not serves:
+        _say("nothing can serve databases here; start with one of the lines marked 'no'")
+    return 0 if serves else 1
+
+
+def _showing() -> Any:
+    return importlib.import_module("leasedb._showing")
+
+
+def _models() -> Any:
+    return importlib.import_module("leasedb._models")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
