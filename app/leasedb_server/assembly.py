@@ -15,7 +15,7 @@ from leasedb_server.backends.container import ContainerBackend, ContainerSetting
 from leasedb_server.backends.embedded import EmbeddedBackend, EmbeddedSettings
 from leasedb_server.backends.existing import ExistingBackend
 from leasedb_server.background.supervisor import Daemon, run
-from leasedb_server.domain.errors import BackendUnavailableError, StartupError
+from leasedb_server.domain.errors import LeasedbError, StartupError
 from leasedb_server.domain.inventory import Inventory
 from leasedb_server.domain.lease import Instant
 from leasedb_server.domain.pool import Targets
@@ -30,6 +30,7 @@ from leasedb_server.usecases.serving import Serving
 from leasedb_server.usecases.upkeep import Upkeep
 
 VERSION: Final = importlib.metadata.version("leasedb")
+LOOK_LIMIT: Final = 3.0  # seconds in which an existing server has to answer a doctor
 UNSAVED: Final = "doctor"  # stands for the daemon's id where nothing is going to be created
 
 
@@ -67,7 +68,8 @@ async def assembled(
         backends = all_backends(settings, daemon)
         candidates = [backend for kind, backend in backends.items() if kind in wanted_kinds(settings)]
         others = [backend for backend in backends.values() if backend not in candidates]
-        leasing = Leasing(ledger, admin, clock, LocalProcesses(), max_ttl=settings.max_ttl, wake=wake.set)
+        processes = LocalProcesses()
+        leasing = Leasing(ledger, admin, clock, processes, max_ttl=settings.max_ttl, wake=wake.set)
         serving = Serving(
             ledger,
             admin,
@@ -79,7 +81,7 @@ async def assembled(
         )
         targets = Targets(settings.pool_servers, settings.pool_ready, settings.pool_max)
         upkeep = Upkeep(ledger, admin, clock, leasing, serving, daemon=daemon, targets=targets, wake=wake)
-        use = UseCases(inventory, leasing, serving, upkeep, settings.default_ttl, VERSION)
+        use = UseCases(inventory, leasing, serving, upkeep, settings.default_ttl, VERSION, processes.space())
         token = settings.token.get_secret_value() if settings.token else None
         app = create_app(use, host=settings.host, token=token)
 
@@ -128,10 +130,15 @@ def wanted_kinds(settings: Settings) -> set[str]:
 async def diagnose(settings: Settings) -> list[tuple[str, bool, str]]:
     """Tell for each backend whether it could be used here: kind, whether, and what was found or is missing."""
     findings: list[tuple[str, bool, str]] = []
+    admin = PostgresAdmin()
     for kind, backend in all_backends(settings, UNSAVED).items():
         try:
-            findings.append((kind, True, await backend.check(lambda _line: None)))
-        except BackendUnavailableError as error:
+            found = await backend.check(lambda _line: None, fetch=False)
+            if isinstance(backend, ExistingBackend):
+                await admin.open(UNSAVED, backend.endpoint, within=LOOK_LIMIT)
+                await admin.close(UNSAVED)
+            findings.append((kind, True, found))
+        except LeasedbError as error:
             findings.append((kind, False, str(error)))
         finally:
             await backend.close()

@@ -33,8 +33,10 @@ class ServerBackend(Protocol):
     def limit(self) -> int | None:
         """The most servers that this backend can run, or None."""
 
-    async def check(self, progress: Progress) -> str:
+    async def check(self, progress: Progress, *, fetch: bool = True) -> str:
         """Make sure that servers can be started (engine reached, image there or pulled, binaries found).
+
+        With ``fetch`` false nothing is downloaded: what would have to be counts as missing.
 
         Returns one line that says what will be used, such as "Docker 28.2 with the image pgvector/pgvector:pg18".
 

@@ -1,5 +1,7 @@
 """The processes of this machine: `ports.Processes` on psutil."""
 
+from pathlib import Path
+
 import psutil
 
 from leasedb_server.domain.lease import Instant
@@ -7,6 +9,17 @@ from leasedb_server.domain.lease import Instant
 
 class LocalProcesses:
     """Sees the processes that the daemon's own process namespace shows to its user, whoever owns them."""
+
+    def space(self) -> str:
+        """Name the set of processes among which a pid is unique: boot and pid namespace; empty without a /proc.
+
+        A client in another container, or another machine, has another one, and its pid means nothing here.
+        """
+        try:
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+            return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
+        except OSError:
+            return ""
 
     def started_at(self, pid: int) -> Instant | None:
         """Return when the process started, or None when there is no live process with this number.

@@ -58,6 +58,7 @@ class UseCases:
     upkeep: Upkeep
     default_ttl: float
     version: str
+    pid_space: str
 
 
 def _problems(*kinds: type[LeasedbError]) -> dict[int | str, dict[str, Any]]:
@@ -224,7 +225,7 @@ def operation_routes(use: UseCases) -> APIRouter:
     @router.get("/healthz", response_model=HealthOut)
     async def healthz() -> Mapping[str, Any]:
         """Answer while the process lives."""
-        return {"status": "ok", "version": use.version, "pid": os.getpid()}
+        return {"status": "ok", "version": use.version, "pid": os.getpid(), "pid_space": use.pid_space}
 
     @router.get("/readyz", response_model=ReadyOut, responses=_problems(NotReadyError))
     async def readyz() -> Mapping[str, Any]:

@@ -151,6 +151,9 @@ class HealthOut(BaseModel):
     status: Literal["ok"]
     version: str
     pid: int
+    pid_space: str = Field(
+        description="where a `pid` is unique: the same text means the same processes; empty: unknown"
+    )
 
 
 class ReadyOut(BaseModel):

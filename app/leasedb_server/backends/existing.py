@@ -19,8 +19,8 @@ class ExistingBackend:
     disposable: bool = field(default=False, init=False)
     limit: int | None = field(default=1, init=False)
 
-    async def check(self, progress: Progress) -> str:
-        del progress  # there is nothing to fetch
+    async def check(self, progress: Progress, *, fetch: bool = True) -> str:
+        del progress, fetch  # there is nothing to fetch
         return f"the existing server at {self.endpoint.host}:{self.endpoint.port}"
 
     async def start(self, name: str) -> Endpoint:

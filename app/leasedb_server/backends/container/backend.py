@@ -63,7 +63,7 @@ class ContainerBackend:
         # starts under way, also those whose caller was cancelled: a thread cannot be
         self._starting: dict[str, asyncio.Future[Endpoint]] = {}
 
-    async def check(self, progress: Progress) -> str:
+    async def check(self, progress: Progress, *, fetch: bool = True) -> str:
         """See ``ServerBackend.check``; pulls the image when the engine does not have it."""
         loop = asyncio.get_running_loop()
 
@@ -71,7 +71,7 @@ class ContainerBackend:
             loop.call_soon_threadsafe(progress, line)
 
         engine = await self._reached(report)
-        self._image = await asyncio.to_thread(self._image_there, engine, report)
+        self._image = await asyncio.to_thread(self._image_there, engine, report, fetch=fetch)
         return f"{engine.title} with the image {self._settings.image}"
 
     async def start(self, name: str) -> Endpoint:
@@ -180,10 +180,15 @@ class ContainerBackend:
         found = _answered(engine.title, lambda: engine.find(name, glance=glance))
         return found if found and found.name == name and self._is_mine(found) else None
 
-    def _image_there(self, engine: "Engine", report: Callable[[str], None]) -> Image:
+    def _image_there(self, engine: "Engine", report: Callable[[str], None], *, fetch: bool = True) -> Image:
         name = self._settings.image
         try:
             image = engine.image(name)
+            if image is None and not fetch:
+                raise BackendUnavailableError(
+                    f"{engine.title} does not have the image {name} yet.",
+                    hint=f"'leasedb serve' pulls it, or 'docker pull {name}' (or podman pull) does now.",
+                )
             if image is None:
                 pull = PullProgress(name, report)
                 engine.pull(name, pull.event)

@@ -83,8 +83,9 @@ class EmbeddedBackend:
         self._running: dict[str, Running] = {}  # those started by this object and not yet stopped
         self._starting: set[str] = set()
 
-    async def check(self, progress: Progress) -> str:
+    async def check(self, progress: Progress, *, fetch: bool = True) -> str:
         """See `ports.ServerBackend`. What an earlier run left half made is removed."""
+        del fetch  # a wheel is installed by hand
         progress("looking for Postgres programs with pgvector")
         ground = await asyncio.to_thread(self._check)
         line = f"Postgres {ground.installation.version} from {ground.installation.source}"
