@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from leasedb_server import statedir
-from leasedb_server.api.app import create_app
+from leasedb_server.api import server
 from leasedb_server.api.routes import UseCases
 from leasedb_server.backends.container import ContainerBackend, ContainerSettings
 from leasedb_server.backends.embedded import EmbeddedBackend, EmbeddedSettings
@@ -59,13 +59,17 @@ async def assembled(
     settings: Settings, listener: socket.socket, url: str, say: Callable[[str], None]
 ) -> AsyncIterator[Daemon]:
     """Build everything from the settings, and close it behind."""
-    store = SqliteStore(settings.state_dir / STORE_FILE)
-    try:
+    async with contextlib.AsyncExitStack() as stack:
+        store = SqliteStore(settings.state_dir / STORE_FILE)
+        stack.push_async_callback(store.close)
         inventory, wake, clock = Inventory(), asyncio.Event(), WallClock()
         ledger = Ledger(inventory, store)
         daemon = await ledger.load()
         admin = PostgresAdmin()
+        stack.push_async_callback(admin.close_all)
         backends = all_backends(settings, daemon)
+        for backend in backends.values():
+            stack.push_async_callback(backend.close)
         candidates = [backend for kind, backend in backends.items() if kind in wanted_kinds(settings)]
         others = [backend for backend in backends.values() if backend not in candidates]
         processes = LocalProcesses()
@@ -81,18 +85,15 @@ async def assembled(
         )
         targets = Targets(settings.pool_servers, settings.pool_ready, settings.pool_max)
         upkeep = Upkeep(ledger, admin, clock, leasing, serving, daemon=daemon, targets=targets, wake=wake)
-        use = UseCases(inventory, leasing, serving, upkeep, settings.default_ttl, VERSION, processes.space())
         token = settings.token.get_secret_value() if settings.token else None
-        app = create_app(use, host=settings.host, token=token)
+
+        use = UseCases(inventory, leasing, serving, upkeep, settings.default_ttl, VERSION, processes.space())
+        http = server.build(use, host=settings.host, token=token)
 
         def ready() -> None:
             say(_banner(url, serving, inventory, secured=token is not None))
 
-        yield Daemon(app, listener, leasing, serving, upkeep, wake, say, ready)
-        for backend in backends.values():
-            await backend.close()
-    finally:
-        await store.close()
+        yield Daemon(http, listener, leasing, serving, upkeep, wake, say, ready)
 
 
 def all_backends(settings: Settings, daemon: str) -> dict[str, ServerBackend]:

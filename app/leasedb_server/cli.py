@@ -2,57 +2,64 @@
 
 import argparse
 import asyncio
-import gc
-import importlib
+import logging
+import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 import uvloop
 
 from leasedb_server import logs, settings
 from leasedb_server.domain.errors import LeasedbError
+from leasedb_server.loading import load
 from leasedb_server.settings import PREFIX, Settings
 
-T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the daemon in the foreground; return the exit code."""
+    """Run the daemon in the foreground until it is told to stop; return the exit code if it could not be started.
+
+    Once it has run, the process ends here: a thread that still waits for a container engine, in the middle of a pull
+    say, can neither be cancelled nor is it worth waiting for.
+    """
     try:
         chosen = settings.load(_flags(arguments))
         logs.set_up(chosen.log_format)
-        assembly = _assembly()
-        _run(lambda: assembly.serve(chosen, _say))
+        assembly = load("leasedb_server.assembly")  # late: a wrong setting is said, and help given, without it
     except LeasedbError as error:
         print(f"leasedb: {error}", file=sys.stderr)
         return 1
+    code = _exit_code(lambda: assembly.serve(chosen, _say))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _exit_code(work: Callable[[], Coroutine[Any, Any, None]]) -> int:
+    try:
+        # Not closed: that would wait for every thread and for every task that something else left behind.
+        asyncio.Runner(loop_factory=uvloop.new_event_loop).run(work())
+    except LeasedbError as error:
+        print(f"leasedb: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except Exception:
+        log.critical("the daemon failed; leases go on, and its next start takes over", exc_info=True)
+        return 70  # EX_SOFTWARE of sysexits.h
     return 0
 
 
 def diagnose() -> list[tuple[str, bool, str]]:
     """Return for each backend its kind, whether it could be used here, and what was found or is missing."""
     try:
-        assembly = _assembly()
-        return _run(lambda: assembly.diagnose(settings.load({})))
+        assembly = load("leasedb_server.assembly")
+        found: list[tuple[str, bool, str]] = asyncio.run(assembly.diagnose(settings.load({})))
     except LeasedbError as error:
         return [("settings", False, str(error))]
-
-
-def _assembly() -> ModuleType:
-    """Import what the daemon is made of, late: a wrong setting is said, and help given, without that."""
-    gc.disable()  # nothing that importing makes can be collected, and looking for it is a tenth of the start
-    try:
-        return importlib.import_module("leasedb_server.assembly")
-    finally:
-        gc.freeze()  # and no later collection has to look at it again
-        gc.enable()
-
-
-def _run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(work())
+    return found
 
 
 def _say(line: str) -> None:

@@ -1,4 +1,7 @@
-"""What the use cases need from outside, as small Protocols. Adapters are in backends/, postgres.py, store.py, local.py.
+"""What the use cases need from outside, as small Protocols.
+
+Adapters are in backends/, postgres/, store.py and processes.py. They raise `LeasedbError`s for what can go wrong out
+there; any other exception is a defect, and ends the daemon (background/supervisor.py).
 
 All calls are coroutines, also where today's adapter answers at once: a later store or server may sit across a network.
 """
@@ -139,7 +142,11 @@ class Snapshot:
 
 
 class Store(Protocol):
-    """What survives ``kill -9``. Each call is one transaction, committed when it returns."""
+    """What survives ``kill -9``. Each call is one transaction, committed when it returns.
+
+    The use cases rely on a call that does not suspend: between reading the inventory and writing it nothing else runs.
+    A store across a network has to come with a queue in front of it that answers at once.
+    """
 
     async def load(self) -> Snapshot:
         """Return everything. A new store makes itself a daemon id first."""

@@ -124,5 +124,5 @@ def load(flags: Mapping[str, Any]) -> Settings:
         raise StartupError(
             f"A setting is wrong: {faults}.", hint="'leasedb serve --help' and the README list the settings."
         ) from None
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise StartupError(f"{FILE} cannot be read: {error}.", hint="Mend the file, or move it away.") from error

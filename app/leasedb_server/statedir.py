@@ -36,8 +36,13 @@ def held(directory: Path, url: str) -> Iterator[None]:
                 f"Another daemon holds the state directory {directory}: {_who(lock)}.",
                 hint="Use that one, stop it, or give this one a directory of its own with LEASEDB_STATE_DIR.",
             ) from None
-        os.ftruncate(lock, 0)
-        os.write(lock, json.dumps({"pid": os.getpid(), "url": url}).encode())
+        except OSError as error:
+            raise _unusable(directory, error) from error
+        try:
+            os.ftruncate(lock, 0)
+            os.write(lock, json.dumps({"pid": os.getpid(), "url": url}).encode())
+        except OSError as error:
+            raise _unusable(directory, error) from error
         yield
     finally:
         os.close(lock)
@@ -50,10 +55,14 @@ def _open_lock(directory: Path) -> int:
         directory.mkdir(mode=mode, parents=True, exist_ok=True)
         return os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise StartupError(
-            f"The state directory {directory} cannot be written: {error.strerror}.",
-            hint="Make it writable for this user, or choose another with LEASEDB_STATE_DIR.",
-        ) from error
+        raise _unusable(directory, error) from error
+
+
+def _unusable(directory: Path, error: OSError) -> StartupError:
+    return StartupError(
+        f"The state directory {directory} cannot be used: {error.strerror}.",
+        hint="It must be writable for this user, with some room; or choose another with LEASEDB_STATE_DIR.",
+    )
 
 
 def _who(lock: int) -> str:

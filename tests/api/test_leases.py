@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from leasedb_server.api import schemas
 
 
@@ -87,10 +89,41 @@ def test_servers_and_pool_have_the_documented_shape(daemon):
     schemas.ReadyOut.model_validate(daemon.get("/readyz"))
 
 
-def test_the_openapi_document_tells_of_every_error(daemon):
-    document = daemon.get("/openapi.json")
-    acquire = document["paths"]["/leases"]["post"]
-    assert {"201", "409", "410", "422", "503"} <= set(acquire["responses"])
-    assert "pool-exhausted" in acquire["responses"]["503"]["description"]
-    assert "application/problem+json" in acquire["responses"]["503"]["content"]
+@pytest.fixture(scope="module")
+def document(daemon):
+    return daemon.get("/openapi.json")
+
+
+def calls(document):
+    return [(path, method, call) for path, methods in document["paths"].items() for method, call in methods.items()]
+
+
+def test_the_openapi_document_has_examples_that_fit_their_schemas(document):
+    schemas_there = document["components"]["schemas"]
+    for model in (schemas.LeaseBody, schemas.RenewBody, schemas.LeaseOut):
+        for example in schemas_there[model.__name__]["examples"]:
+            model.model_validate(example)
+    for _path, _method, call in calls(document):
+        for status, answer in call["responses"].items():
+            if int(status) >= 400:
+                for code, example in answer["content"]["application/problem+json"]["examples"].items():
+                    problem = schemas.Problem.model_validate(example["value"])
+                    assert (problem.code, problem.status) == (code, int(status))
+
+
+def test_the_openapi_document_tells_of_every_error_of_every_call(document):
+    for path, method, call in calls(document):
+        refusals = {status: answer for status, answer in call["responses"].items() if int(status) >= 400}
+        assert {"401", "403", "405", "422", "500"} <= set(refusals), (path, method)
+        assert all(list(answer["content"]) == ["application/problem+json"] for answer in refusals.values())
+        if "requestBody" in call:
+            assert {"400", "413", "415"} <= set(refusals)
+    assert "HTTPValidationError" not in str(document)
+    acquire = document["paths"]["/leases"]["post"]["responses"]
+    assert {"409", "410", "503"} <= set(acquire)
+    assert "Retry-After" in acquire["503"]["headers"]
+    assert "Location" in acquire["201"]["headers"]
+
+
+def test_the_page_for_people_is_there(daemon):
     assert daemon.call("GET", "/docs").status_code == 200

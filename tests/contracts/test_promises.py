@@ -408,6 +408,18 @@ def test_what_is_not_ours_is_not_touched(place: Place):
     assert [row for row in after if "leasing" not in row[0]] == before
 
 
+def test_what_a_lease_left_in_the_lenders_database_does_not_stay(leasing, place: Place):
+    if place.ours:
+        pytest.skip("on our servers a lease comes into no other database")
+    lease = leasing.lease()
+    with psycopg.connect(lease["dsn"].replace(lease["database"], "postgres")) as outside:
+        outside.execute("SELECT lo_create(0)")
+    leasing.release(lease, sync=True)
+    with psycopg.connect(place.admin_dsn) as admin:
+        assert admin.execute("SELECT FROM pg_roles WHERE rolname = %s", [lease["user"]]).fetchall() == []
+        assert admin.execute("SELECT FROM pg_largeobject_metadata").fetchall() == []
+
+
 def test_servers_without_a_daemon_stop_by_themselves(place: Place):
     if not place.ours:
         pytest.skip("a server that is only lent goes on")

@@ -48,6 +48,10 @@ class Pool:
     held: dict[int, str] = field(default_factory=dict)
     ever_held: set[str] = field(default_factory=set)
     number: int = 0
+    most_servers: int = 0
+
+    def __post_init__(self) -> None:
+        self.most_servers = self.targets.servers
 
     def deeds(self) -> list[str]:
         return ["act", "act", "finish", "finish", "ask", "ask", "release", "die", "fail", "hang up"]
@@ -174,7 +178,7 @@ class Pool:
 
     def check(self) -> None:
         assert len(self.databases) <= self.targets.most
-        assert len(self.servers) <= self.targets.servers
+        assert len(self.servers) <= self.most_servers
         assert len(set(self.held.values())) == len(self.held)
         for server in self.servers.values():
             assert server is not S.GONE

@@ -1,11 +1,12 @@
 """The pool's planner: what it never does, and that it gets there."""
 
 from collections import Counter
+from dataclasses import replace
+from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 
 from leasedb_server.domain.pool import (
     DropDatabase,
@@ -46,7 +47,8 @@ def views(draw):
             )
         )
     waiting = draw(st.dictionaries(st.sampled_from(TEMPLATES), small))
-    return View(tuple(servers), waiting, retry_at=draw(instants))
+    stuck = {name: draw(instants) for server in servers for name in server.condemned[:1]}
+    return View(tuple(servers), waiting, retry_at=draw(instants), drop_retry_at=stuck)
 
 
 def of(actions, kind):
@@ -54,7 +56,7 @@ def of(actions, kind):
 
 
 @given(views(), targets_of_any_size)
-@settings(max_examples=500)
+@settings(max_examples=150, deadline=None)
 def test_no_plan_goes_beyond_a_bound(view, targets):
     actions = plan(view, targets, NOW)
     makes, drops = of(actions, MakeDatabase), of(actions, DropDatabase)
@@ -69,6 +71,7 @@ def test_no_plan_goes_beyond_a_bound(view, targets):
     assert len(drops) == len({drop.database_id for drop in drops})
     assert {drop.database_id for drop in drops} <= owners.keys()
 
+    assert all(view.drop_retry_at.get(drop.database_id, 0.0) <= NOW for drop in drops)
     work = Counter([make.server_id for make in makes] + [owners[drop.database_id] for drop in drops])
     for server_id, number in work.items():
         server = servers[server_id]
@@ -85,7 +88,7 @@ def test_no_plan_goes_beyond_a_bound(view, targets):
 
 
 @given(views(), targets_of_any_size)
-@settings(max_examples=500)
+@settings(max_examples=150, deadline=None)
 def test_a_server_with_leases_on_it_is_stopped_only_when_it_is_lost(view, targets):
     stopped = {stop.server_id for stop in of(plan(view, targets, NOW), StopServer)}
     for server in view.servers:
@@ -94,7 +97,7 @@ def test_a_server_with_leases_on_it_is_stopped_only_when_it_is_lost(view, target
 
 
 @given(views(), targets_of_any_size)
-@settings(max_examples=500)
+@settings(max_examples=150, deadline=None)
 def test_stopping_never_leaves_fewer_servers_than_wanted(view, targets):
     stopped = {stop.server_id for stop in of(plan(view, targets, NOW), StopServer)}
     going = {ServerState.LOST, ServerState.STOPPING}
@@ -104,7 +107,7 @@ def test_stopping_never_leaves_fewer_servers_than_wanted(view, targets):
 
 
 @given(views(), targets_of_any_size)
-@settings(max_examples=500)
+@settings(max_examples=150, deadline=None)
 def test_callers_in_line_come_first(view, targets):
     """While somebody waits for a database that is not coming yet, no worker who could make it does anything else."""
     actions = plan(view, targets, NOW)
@@ -149,6 +152,14 @@ def test_a_worker_is_kept_for_drops_while_nobody_waits():
 def test_a_worker_is_kept_for_drops_when_the_other_is_making_already():
     view = view_of(ready(stock={"base": Stock(making=1)}, condemned=("c1", "c2", "c3")))
     assert plan(view, Targets(servers=1, ready=10, most=100), NOW) == [DropDatabase("c1")]
+
+
+def test_a_database_that_cannot_be_dropped_now_takes_up_room_but_no_worker():
+    view = view_of(ready(stock={"base": Stock()}, condemned=("stuck", "c1", "c2")), drop_retry_at={"stuck": NOW + 30})
+    targets = Targets(servers=1, ready=10, most=4)
+    assert plan(view, targets, NOW) == [MakeDatabase("s", "base"), DropDatabase("c1")]
+    view = view_of(ready(stock={"base": Stock()}, condemned=("stuck",)), drop_retry_at={"stuck": NOW + 30})
+    assert plan(view, targets, NOW) == [MakeDatabase("s", "base")] * 2
 
 
 def test_drops_leave_a_worker_for_making():
@@ -204,10 +215,30 @@ def test_whatever_happened_the_pool_comes_to_rest_on_its_targets(targets, templa
     pool.check_rest()
 
 
-@given(bounds, st.randoms(use_true_random=False))
+@given(bounds, st.integers(1, 3), st.integers(0, 2**32))
 @settings(max_examples=100, deadline=None)
-def test_everybody_in_line_is_served_when_leases_end(targets, random):
+def test_servers_too_many_go_one_by_one_and_no_wanted_one_with_them(targets, fewer, seed):
+    """As after a restart with a smaller LEASEDB_POOL_SERVERS."""
+    random, pool = Random(seed), Pool(targets, TEMPLATES[:1])
+    pool.rest()
+    pool.targets = replace(targets, servers=min(fewer, targets.servers))
+    for _ in range(40):
+        pool.do(random.choice(["act", "finish", "ask"]), random.randrange(1000))
+        staying = [state for state in pool.servers.values() if state in {ServerState.READY, ServerState.STARTING}]
+        assert len(staying) >= pool.targets.servers
+    while pool.held:
+        pool.do("release", 0)
+        pool.rest()
+    pool.waiting.clear()
+    pool.rest()
+    pool.check_rest()
+
+
+@given(bounds, st.integers(0, 2**32))
+@settings(max_examples=100, deadline=None)
+def test_everybody_in_line_is_served_when_leases_end(targets, seed):
     """With one lease at a time per caller and every lease ending, nobody waits for ever."""
+    random = Random(seed)
     pool = Pool(targets, TEMPLATES[:1])
     for _ in range(30):
         pool.do("ask", random.randrange(1000))

@@ -2,15 +2,9 @@
 
 from fastapi import FastAPI
 
-from leasedb_server.api import errors, routes
+from leasedb_server.api import documentation, errors, routes
 from leasedb_server.api.guard import Guard
 from leasedb_server.api.routes import UseCases
-
-DESCRIPTION = """Leases fresh, isolated Postgres databases with pgvector loaded.
-
-Every error is `application/problem+json` with a stable `code` and a `hint`.
-Times are RFC 3339 in UTC, durations are seconds.
-"""
 
 
 def create_app(use: UseCases, *, host: str, token: str | None) -> FastAPI:
@@ -21,9 +15,10 @@ def create_app(use: UseCases, *, host: str, token: str | None) -> FastAPI:
         host: the address the daemon listens on.
         token: what callers must send, or None.
     """
-    app = FastAPI(title="leasedb", version=use.version, description=DESCRIPTION, redoc_url=None)
+    app = FastAPI(title="leasedb", version=use.version, description=documentation.DESCRIPTION, redoc_url=None)
     errors.install(app)
     for router in (routes.lease_routes(use), routes.stock_routes(use), routes.operation_routes(use)):
         app.include_router(router)
+    documentation.install(app)
     app.add_middleware(Guard, host=host, token=token)
     return app

@@ -10,14 +10,13 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
-from leasedb_server.api.errors import PROBLEM, STATUS
+from leasedb_server.api.documentation import WITH_BODY, problems
 from leasedb_server.api.schemas import (
     HealthOut,
     LeaseBody,
     LeaseOut,
     LeasesOut,
     PoolOut,
-    Problem,
     ReadyOut,
     ReleasedOut,
     RenewBody,
@@ -28,10 +27,9 @@ from leasedb_server.api.schemas import (
     server_whole,
 )
 from leasedb_server.domain import errors
-from leasedb_server.domain.errors import InvalidRequestError, LeasedbError, NotReadyError
+from leasedb_server.domain.errors import InvalidRequestError, NotReadyError
 from leasedb_server.domain.inventory import Inventory, with_labels
 from leasedb_server.domain.lease import Holder, LeaseState
-from leasedb_server.domain.server import ServerState
 from leasedb_server.usecases.leasing import CallerGoneError, LeaseRequest, Leasing
 from leasedb_server.usecases.serving import Serving
 from leasedb_server.usecases.upkeep import Upkeep
@@ -61,21 +59,6 @@ class UseCases:
     pid_space: str
 
 
-def _problems(*kinds: type[LeasedbError]) -> dict[int | str, dict[str, Any]]:
-    """Document errors: the codes of each status."""
-    by_status: dict[int, list[type[LeasedbError]]] = {}
-    for kind in kinds:
-        by_status.setdefault(STATUS[kind], []).append(kind)
-    return {
-        status: {
-            "description": "; ".join(f"`{kind.code}`: {kind.title}" for kind in same),
-            "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-            "model": Problem,
-        }
-        for status, same in by_status.items()
-    }
-
-
 def lease_routes(use: UseCases) -> APIRouter:
     router = APIRouter(prefix="/leases", tags=["leases"])
 
@@ -83,9 +66,13 @@ def lease_routes(use: UseCases) -> APIRouter:
         "",
         status_code=201,
         responses={
-            201: {"model": LeaseOut, "description": "The lease; `Location` is its path"},
-            **_problems(
-                errors.InvalidRequestError,
+            201: {
+                "model": LeaseOut,
+                "description": "The lease",
+                "headers": {"Location": {"schema": {"type": "string"}, "description": "the lease's path"}},
+            },
+            **problems(
+                *WITH_BODY,
                 errors.UnknownTemplateError,
                 errors.VersionUnavailableError,
                 errors.HolderNotFoundError,
@@ -122,7 +109,7 @@ def lease_routes(use: UseCases) -> APIRouter:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         return JSONResponse(lease_whole(lease, use.inventory), 201, {"Location": f"/leases/{lease.id}"})
 
-    @router.get("", responses={200: {"model": LeasesOut}, **_problems(InvalidRequestError)})
+    @router.get("", responses={200: {"model": LeasesOut}, **problems()})
     async def listing(state: LeaseState | None = None, holder: str | None = None, label: Labels = None) -> Response:
         """List leases, ended ones of the last ten minutes included; without what opens their databases."""
         found = with_labels(list(use.inventory.leases.values()), _labels(label))
@@ -133,7 +120,9 @@ def lease_routes(use: UseCases) -> APIRouter:
         ]
         return JSONResponse({"leases": wanted})
 
-    @router.delete("", responses={200: {"model": ReleasedOut}, **_problems(InvalidRequestError)})
+    @router.delete(
+        "", responses={200: {"model": ReleasedOut}, **problems(errors.StoreFailedError, errors.ServerUnreachableError)}
+    )
     async def release_all(label: Labels = None, sync: Sync = False) -> Response:  # noqa: FBT002
         """Release all active leases with these labels."""
         if not label:
@@ -143,7 +132,7 @@ def lease_routes(use: UseCases) -> APIRouter:
             )
         return JSONResponse({"released": await use.leasing.release_all(_labels(label), sync=sync)})
 
-    @router.get("/{lease_id}", responses={200: {"model": LeaseOut}, **_problems(errors.LeaseNotFoundError)})
+    @router.get("/{lease_id}", responses={200: {"model": LeaseOut}, **problems(errors.LeaseNotFoundError)})
     async def one(lease_id: str) -> Response:
         """Return a lease, also when it has ended."""
         return JSONResponse(lease_whole(use.leasing.get(lease_id), use.inventory))
@@ -152,7 +141,13 @@ def lease_routes(use: UseCases) -> APIRouter:
         "/{lease_id}/renew",
         responses={
             200: {"model": LeaseOut},
-            **_problems(InvalidRequestError, errors.LeaseNotFoundError, errors.LeaseEndedError, errors.LeaseLostError),
+            **problems(
+                *WITH_BODY,
+                errors.LeaseNotFoundError,
+                errors.LeaseEndedError,
+                errors.LeaseLostError,
+                errors.StoreFailedError,
+            ),
         },
     )
     async def renew(lease_id: str, body: RenewBody | None = None) -> Response:
@@ -163,7 +158,7 @@ def lease_routes(use: UseCases) -> APIRouter:
     @router.delete(
         "/{lease_id}",
         status_code=204,
-        responses=_problems(errors.LeaseNotFoundError, errors.ServerUnreachableError),
+        responses=problems(errors.LeaseNotFoundError, errors.StoreFailedError, errors.ServerUnreachableError),
     )
     async def release(lease_id: str, sync: Sync = False) -> Response:  # noqa: FBT002
         """Release a lease: its login is refused from now on. Releasing an ended one again changes nothing."""
@@ -176,27 +171,26 @@ def lease_routes(use: UseCases) -> APIRouter:
 def stock_routes(use: UseCases) -> APIRouter:
     router = APIRouter(tags=["stock"])
 
-    @router.get("/servers", responses={200: {"model": ServersOut}})
+    @router.get("/servers", responses={200: {"model": ServersOut}, **problems()})
     async def servers() -> Response:
         """List the servers and tell why this backend was chosen."""
         serving = use.serving
         known = [
             server_whole(server, use.inventory, serving.notes.get(server.id, ()))
             for server in use.inventory.servers.values()
-            if server.state is not ServerState.GONE
         ]
         return JSONResponse({"backend": serving.kind, "reason": serving.reason, "servers": known})
 
     @router.get(
         "/servers/{server_id}/logs",
         response_class=PlainTextResponse,
-        responses=_problems(errors.ServerNotFoundError, errors.ServerUnreachableError),
+        responses=problems(errors.ServerNotFoundError, errors.ServerUnreachableError),
     )
     async def logs(server_id: str, lines: Annotated[int, Query(ge=1, le=10_000)] = 200) -> PlainTextResponse:
         """Return the last lines that a server logged."""
         return PlainTextResponse(await use.serving.logs(server_id, lines))
 
-    @router.get("/pool", responses={200: {"model": PoolOut}})
+    @router.get("/pool", responses={200: {"model": PoolOut}, **problems()})
     async def pool() -> Response:
         """Return the stock of databases and the line of waiting requests."""
         view, targets = use.upkeep.view(), use.upkeep.targets
@@ -222,15 +216,15 @@ def stock_routes(use: UseCases) -> APIRouter:
 def operation_routes(use: UseCases) -> APIRouter:
     router = APIRouter(tags=["operation"])
 
-    @router.get("/healthz", response_model=HealthOut)
+    @router.get("/healthz", response_model=HealthOut, responses=problems())
     async def healthz() -> Mapping[str, Any]:
         """Answer while the process lives."""
         return {"status": "ok", "version": use.version, "pid": os.getpid(), "pid_space": use.pid_space}
 
-    @router.get("/readyz", response_model=ReadyOut, responses=_problems(NotReadyError))
+    @router.get("/readyz", response_model=ReadyOut, responses=problems(NotReadyError))
     async def readyz() -> Mapping[str, Any]:
         """Answer 200 when a server is ready to lease from."""
-        ready = [server for server in use.inventory.servers.values() if server.state is ServerState.READY]
+        ready = use.inventory.ready_servers()
         if not ready:
             trouble = use.upkeep.trouble()
             raise NotReadyError(f"No server is ready yet{': ' + trouble if trouble else '; one is being started'}.")

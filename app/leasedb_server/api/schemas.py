@@ -24,6 +24,10 @@ class _Body(BaseModel):
 class LeaseBody(_Body):
     """What `POST /leases` takes; everything may be left out."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"ttl": 60, "wait": 30, "holder": "shop tests", "labels": {"run": "7"}}]}
+    )
+
     template: str = Field(default="base", max_length=100, description="what the database starts from")
     ttl: Ttl | None = Field(default=None, description="seconds the lease lives; the daemon's default_ttl when left out")
     wait: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = Field(
@@ -44,6 +48,8 @@ class LeaseBody(_Body):
 
 
 class RenewBody(_Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"ttl": 120}]})
+
     ttl: Ttl | None = Field(default=None, description="seconds from now; the daemon's default_ttl when left out")
 
 
@@ -60,7 +66,7 @@ class HolderOut(BaseModel):
 class LeaseSummary(BaseModel):
     """A lease as listings show it: without what opens its database."""
 
-    id: str = Field(examples=["h5x2kq7vdm3na"])
+    id: str
     state: Literal["active", "released", "expired", "lost"]
     template: str
     server: str
@@ -83,10 +89,50 @@ class UrlsOut(BaseModel):
     jdbc: str
 
 
+_USER, _DATABASE, _PASSWORD = "leasedb_k3x9qa_r_7f3ab2qpxm4yc", "leasedb_k3x9qa_d_7f3ab2qpxm4yc", "0b5d..."
+_DSN = f"postgresql://{_USER}:{_PASSWORD}@127.0.0.1:40231/{_DATABASE}"
+LEASE_EXAMPLE: dict[str, Any] = {
+    "id": "q2v6fmxh3k7yd",
+    "state": "active",
+    "template": "base",
+    "server": "h5x2kq7vdm3na",
+    "backend": "embedded",
+    "versions": {"postgres": "18.4", "vector": "0.8.5"},
+    "holder": {"name": "shop tests", "pid": None},
+    "labels": {"run": "7"},
+    "created_at": "2026-11-20T13:00:00.123Z",
+    "expires_at": "2026-11-20T13:01:00.123Z",
+    "max_expires_at": "2026-11-21T13:00:00.123Z",
+    "ttl": 60,
+    "ended_at": None,
+    "end_reason": "",
+    "dsn": _DSN,
+    "host": "127.0.0.1",
+    "port": 40231,
+    "database": _DATABASE,
+    "user": _USER,
+    "password": _PASSWORD,
+    "urls": {
+        "libpq": _DSN,
+        "sqlalchemy": _DSN.replace("postgresql:", "postgresql+psycopg:"),
+        "asyncpg": _DSN,
+        "jdbc": f"jdbc:postgresql://127.0.0.1:40231/{_DATABASE}?user={_USER}&password={_PASSWORD}",
+    },
+    "env": {
+        "PGHOST": "127.0.0.1",
+        "PGPORT": "40231",
+        "PGUSER": _USER,
+        "PGPASSWORD": _PASSWORD,
+        "PGDATABASE": _DATABASE,
+        "DATABASE_URL": _DSN,
+    },
+}
+
+
 class LeaseOut(LeaseSummary):
     """A lease with everything a driver in any language needs."""
 
-    dsn: str = Field(examples=["postgresql://leasedb_k3x9qa_r_7f3ab2qpxm4yc:...@127.0.0.1:40213/leasedb_k3x9qa_d_..."])
+    dsn: str
     host: str
     port: int
     database: str

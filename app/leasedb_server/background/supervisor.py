@@ -7,14 +7,12 @@ Here a task that fails takes the process with it, and the next start recovers.
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
-from typing import Final
-
-import uvicorn
-from fastapi import FastAPI
+from typing import Final, Protocol
 
 from leasedb_server.background import loops
 from leasedb_server.domain.errors import LeasedbError
@@ -24,16 +22,15 @@ from leasedb_server.usecases.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
-DRAIN_LIMIT: Final = 5  # seconds for answers under way
 CLEAN_UP_LIMIT: Final = 20.0  # seconds for taking servers away; what is left is taken away at the next start
 
 
-class _HttpServer(uvicorn.Server):
-    """uvicorn without signal handlers: its own raise SIGTERM again after serving, and clean-up behind never runs."""
+class Http(Protocol):
+    """An HTTP server as uvicorn has it: once told to exit, it drains and `serve` returns."""
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        yield
+    should_exit: bool
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +42,7 @@ class Daemon:
         ready: called once, when the first server can be leased from.
     """
 
-    app: FastAPI
+    http: Http
     listener: socket.socket
     leasing: Leasing
     serving: Serving
@@ -73,16 +70,6 @@ async def run(daemon: Daemon) -> None:
 
 
 async def _run_until(stop: asyncio.Event, daemon: Daemon) -> None:
-    http = _HttpServer(
-        uvicorn.Config(
-            daemon.app,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=DRAIN_LIMIT,
-        )
-    )
     failures: list[LeasedbError] = []
     async with asyncio.TaskGroup() as group:
         tasks: set[asyncio.Task[object]] = set()
@@ -99,35 +86,47 @@ async def _run_until(stop: asyncio.Event, daemon: Daemon) -> None:
                 failures.append(error)
                 stop.set()  # in order: whoever waits in line gets an answer first
 
-        answering = group.create_task(http.serve([daemon.listener]), name="http")
         spawn(begin())
-        await stop.wait()
-        daemon.leasing.close()
-        http.should_exit = True
-        await answering
+        await _answer(stop, daemon)
         for task in tasks:
             task.cancel()
     if failures:
         raise failures[0]
 
 
+async def _answer(stop: asyncio.Event, daemon: Daemon) -> None:
+    """Answer requests until told to stop; then refuse new leases and return when no answer is under way."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(daemon.http.serve([daemon.listener]), name="http")
+        await stop.wait()
+        daemon.leasing.close()
+        daemon.http.should_exit = True
+
+
 async def _bring_up(daemon: Daemon, spawn: Callable[[Coroutine[None, None, object]], None]) -> None:
     """Choose a backend, take over what is there, bring up what is missing, then keep it so."""
     await daemon.serving.choose(daemon.progress)
     await daemon.serving.recover()
-    spawn(loops.every(loops.REAP, daemon.upkeep.reap))
+    for pause, work in ((loops.REAP, daemon.upkeep.reap), (loops.BEAT, daemon.upkeep.check_servers)):
+        spawn(loops.every(pause, work))
+    spawn(loops.every(loops.TIDY, daemon.upkeep.tidy))
+    # Already now: what was taken over is leased from while other servers still start.
+    spawn(loops.warm(daemon.upkeep, daemon.wake, spawn))
     await daemon.upkeep.bring_up()
     daemon.ready()
-    spawn(loops.warm(daemon.upkeep, daemon.wake, spawn))
-    spawn(loops.every(loops.BEAT, daemon.upkeep.check_servers))
-    spawn(loops.every(loops.TIDY, daemon.upkeep.tidy))
 
 
 @contextlib.contextmanager
 def _signals(stop: asyncio.Event) -> Generator[None, None, None]:
+    def told(number: int) -> None:
+        if stop.is_set():
+            log.warning("told twice: ending at once; servers that are left are taken away at the next start")
+            os._exit(128 + number)
+        stop.set()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, told, number)
     try:
         yield
     finally:

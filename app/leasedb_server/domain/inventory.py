@@ -100,12 +100,19 @@ class Inventory:
     # --- looking up ---
 
     def take_ready(self, template: str, major: str | None) -> Database | None:
-        """Return a ready database of the template, of the server with most of them, or None; it stays where it is."""
-        best: OrderedDict[str, None] = OrderedDict()
+        """Return a ready database of the template, of the server with the fewest leases, or None.
+
+        It stays where it is; among servers with as many leases the one with most ready databases is taken.
+        """
+        choice: tuple[int, int, str] | None = None
         for (server_id, name), ready in self._ready.items():
-            if name == template and len(ready) > len(best) and self.serves(server_id, major):
-                best = ready
-        return self.databases[next(iter(best))] if best else None
+            if ready and name == template and self.serves(server_id, major):
+                load = (self._counts[server_id, template, DatabaseState.LEASED], -len(ready), next(iter(ready)))
+                choice = load if choice is None else min(choice, load)
+        return self.databases[choice[2]] if choice else None
+
+    def ready_servers(self) -> list[Server]:
+        return [server for server in self.servers.values() if server.state is ServerState.READY]
 
     def serves(self, server_id: str, major: str | None) -> bool:
         """Tell whether the server is ready and of this major version (any, when None)."""

@@ -30,6 +30,7 @@ _NEXT: Final = {
 class Endpoint:
     """Where a server listens and how the daemon itself logs in.
 
+    ``extra`` holds what else the daemon's own connections need, such as ``{"sslmode": "require"}``.
     ``heartbeat`` is a file on the server's side that the daemon has the server write now and then; the server's
     watchdog stops it when the file no longer changes. None where the server is not ours to stop.
     """
@@ -40,6 +41,7 @@ class Endpoint:
     password: str = field(repr=False)
     dbname: str = "postgres"
     heartbeat: str | None = None
+    extra: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

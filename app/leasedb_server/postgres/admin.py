@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
-from typing import Final
+from collections.abc import AsyncIterator, Mapping
+from typing import Final, TypeVar
 
 import psycopg
 from psycopg import sql
@@ -19,15 +19,17 @@ from leasedb_server.postgres.connecting import ANSWER_LIMIT, Connection, column,
 from leasedb_server.postgres.rights import Login, first_answer
 from leasedb_server.postgres.scram import scram_verifier
 
+CONNECTIONS: Final = 4  # per server: two workers, a fence, a beat
 KNOWS_STRATEGY: Final = 150_000
 KNOWS_GRANT_OPTIONS: Final = 160_000  # a role's creator is no longer its member by itself
+
+T = TypeVar("T")
 
 
 class PostgresAdmin:
     """One small connection pool per server."""
 
-    def __init__(self, connections: int = 4) -> None:
-        self._connections = connections
+    def __init__(self) -> None:
         self._pools: dict[str, AsyncConnectionPool[Connection]] = {}
         self._logins: dict[str, Login] = {}
         self._endpoints: dict[str, Endpoint] = {}
@@ -44,7 +46,7 @@ class PostgresAdmin:
             conninfo(endpoint),
             kwargs={"autocommit": True, "prepare_threshold": None},
             min_size=1,
-            max_size=self._connections,
+            max_size=CONNECTIONS,
             timeout=ANSWER_LIMIT,
             reconnect_timeout=round(ANSWER_LIMIT),
             open=False,
@@ -88,7 +90,7 @@ class PostgresAdmin:
                 )
             )
             await connection.execute(_keep_public_out(name))
-            endpoint = self._endpoints[server_id]
+            endpoint = self._endpoint(server_id)
             async with direct(endpoint, database) as inside:
                 versions = await _prove_vector(inside)
             await connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false IS_TEMPLATE true").format(name))
@@ -139,16 +141,26 @@ class PostgresAdmin:
             except psycopg.errors.ObjectInUse:
                 await self._roll_back_prepared(server_id, name)
                 await connection.execute(statement)
-            if login:
-                await connection.execute(_drop_role(login))
+        if login:
+            await self.drop_login(server_id, login)
 
     async def drop_login(self, server_id: str, login: str) -> None:
+        statement = sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(login))
         async with self._connection(server_id) as connection:
-            await connection.execute(_drop_role(login))
+            try:
+                await connection.execute(statement)
+            except psycopg.errors.DependentObjectsStillExist:
+                await self._drop_owned(server_id, login)
+                await connection.execute(statement)
 
     async def beat(self, server_id: str) -> None:
         heartbeat = self._login(server_id).heartbeat
-        async with asyncio.timeout(ANSWER_LIMIT), self._connection(server_id) as connection:
+        with translated(f"Server {server_id}"):
+            async with asyncio.timeout(ANSWER_LIMIT):
+                await self._beat(server_id, heartbeat)
+
+    async def _beat(self, server_id: str, heartbeat: str | None) -> None:
+        async with self._connection(server_id) as connection:
             if heartbeat:
                 await connection.execute(
                     sql.SQL("COPY (SELECT clock_timestamp()) TO {}").format(sql.Literal(heartbeat))
@@ -166,29 +178,52 @@ class PostgresAdmin:
         self._logins.pop(server_id, None)
         self._endpoints.pop(server_id, None)
         if pool is not None:
-            await pool.close(timeout=ANSWER_LIMIT)
+            with contextlib.suppress(TimeoutError):  # a worker of the pool may have missed its cancellation
+                async with asyncio.timeout(ANSWER_LIMIT):
+                    await pool.close(timeout=ANSWER_LIMIT)
+
+    async def close_all(self) -> None:
+        """Let go of all connections."""
+        await asyncio.gather(*map(self.close, list(self._pools)))
 
     def _login(self, server_id: str) -> Login:
+        return self._known(self._logins, server_id)
+
+    def _endpoint(self, server_id: str) -> Endpoint:
+        return self._known(self._endpoints, server_id)
+
+    def _known(self, what: Mapping[str, T], server_id: str) -> T:
         try:
-            return self._logins[server_id]
+            return what[server_id]
         except KeyError:
             raise ServerUnreachableError(f"There is no connection to server {server_id}.") from None
 
     @contextlib.asynccontextmanager
     async def _connection(self, server_id: str) -> AsyncIterator[Connection]:
-        pool = self._pools.get(server_id)
-        if pool is None:
-            raise ServerUnreachableError(f"There is no connection to server {server_id}.")
+        pool = self._known(self._pools, server_id)
         with translated(f"Server {server_id}"):
             async with pool.connection() as connection:
                 yield connection
+
+    async def _drop_owned(self, server_id: str, login: str) -> None:
+        """Drop what a login made in databases that are not ours, where the server lets everybody in."""
+        async with self._connection(server_id) as connection:
+            places = await column(
+                connection,
+                "SELECT DISTINCT d.datname FROM pg_shdepend s JOIN pg_database d ON d.oid = s.dbid"
+                " JOIN pg_roles r ON r.oid = s.refobjid WHERE r.rolname = %s AND d.datallowconn",
+                login,
+            )
+        for place in places:
+            async with direct(self._endpoint(server_id), place) as inside:
+                await inside.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(login)))
 
     async def _roll_back_prepared(self, server_id: str, name: str) -> None:
         """Roll back the database's prepared transactions, which no DROP gets past.
 
         That can only be done from inside the database, and as who prepared them.
         """
-        async with direct(self._endpoints[server_id], name) as inside:
+        async with direct(self._endpoint(server_id), name) as inside:
             cursor = await inside.execute("SELECT gid, owner FROM pg_prepared_xacts WHERE database = %s", [name])
             for gid, owner in await cursor.fetchall():
                 await inside.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(owner)))
@@ -198,10 +233,6 @@ class PostgresAdmin:
 def _strategy(known: Login) -> sql.SQL:
     """Return how to clone: copying files takes half the time of writing them to the log."""
     return sql.SQL("STRATEGY FILE_COPY" if known.version >= KNOWS_STRATEGY else "")
-
-
-def _drop_role(login: str) -> sql.Composed:
-    return sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(login))
 
 
 def _keep_public_out(name: sql.Identifier) -> sql.Composed:

@@ -22,28 +22,38 @@ def endpoint_of(dsn: str) -> Endpoint:
     """Return where a DSN leads, its gaps filled as libpq does (PG* variables, the service file).
 
     Raises:
-        StartupError: when it is no DSN.
+        StartupError: when it is no DSN, or of more than one host.
     """
     try:
         given = conninfo_to_dict(dsn)
     except psycopg.ProgrammingError as error:
-        raise StartupError(
-            f"LEASEDB_EXISTING_DSN is no DSN: {' '.join(str(error).split())}.",
-            hint="It looks like postgresql://user:password@host:5432/postgres.",
-        ) from None
+        raise _no_dsn(" ".join(str(error).split())) from None
     known = {default.keyword.decode(): default.val for default in psycopg.pq.Conninfo.get_defaults()}
 
     def value(keyword: str, otherwise: str) -> str:
         fallback = known.get(keyword)
         return str(given.get(keyword) or (fallback.decode() if fallback else "") or otherwise)
 
-    user = value("user", "postgres")
+    user, port = value("user", "postgres"), value("port", "5432")
+    if not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise _no_dsn(f"{port!r} is no port")
+    if "," in value("host", ""):
+        raise _no_dsn("it names more than one host")
+    ours = {"host", "port", "user", "password", "dbname", "connect_timeout", "application_name"}
     return Endpoint(
         host=value("host", "127.0.0.1"),
-        port=int(value("port", "5432")),
+        port=int(port),
         user=user,
         password=value("password", ""),
         dbname=value("dbname", user),
+        extra={keyword: str(text) for keyword, text in given.items() if keyword not in ours},
+    )
+
+
+def _no_dsn(why: str) -> StartupError:
+    return StartupError(
+        f"LEASEDB_EXISTING_DSN is no DSN of a server: {why}.",
+        hint="It looks like postgresql://user:password@host:5432/postgres.",
     )
 
 
@@ -56,6 +66,7 @@ def conninfo(endpoint: Endpoint, dbname: str | None = None) -> str:
         dbname=dbname or endpoint.dbname,
         connect_timeout=round(ANSWER_LIMIT),
         application_name=APPLICATION,
+        **endpoint.extra,
     )
 
 
@@ -73,10 +84,10 @@ def translated(what: str) -> Iterator[None]:
     except (PoolTimeout, PoolClosed, TimeoutError) as error:
         raise ServerUnreachableError(f"{what} did not answer within {ANSWER_LIMIT:g} s.") from error
     except psycopg.Error as error:
-        raise _as_ours(what, error) from error
+        raise as_ours(what, error) from error
 
 
-def _as_ours(what: str, error: psycopg.Error) -> LeasedbError:
+def as_ours(what: str, error: psycopg.Error) -> LeasedbError:
     """Tell a server that said no from one that could not be asked, by SQLSTATE (classes 08 and 57P: it is going)."""
     code = error.sqlstate or ""
     message = " ".join(str(error).split())

@@ -8,7 +8,7 @@ import psycopg
 
 from leasedb_server.domain.errors import ServerRefusedError, ServerUnreachableError
 from leasedb_server.domain.server import Endpoint
-from leasedb_server.postgres.connecting import Connection, column, direct
+from leasedb_server.postgres.connecting import ANSWER_LIMIT, Connection, as_ours, column, direct
 
 OLDEST: Final = 130_000  # DROP DATABASE ... WITH (FORCE)
 _RETRY_PAUSE: Final = 0.02
@@ -32,14 +32,15 @@ async def first_answer(endpoint: Endpoint, within: float) -> Login:
     where = f"The server at {endpoint.host}:{endpoint.port}"
     while True:
         try:
-            async with direct(endpoint, endpoint.dbname) as connection:
-                return await _rights(connection, endpoint, where)
-        except psycopg.OperationalError as error:
-            message = " ".join(str(error).split())
+            async with asyncio.timeout(max(ANSWER_LIMIT, end - loop.time())):
+                async with direct(endpoint, endpoint.dbname) as connection:
+                    return await _rights(connection, endpoint, where)
+        except (psycopg.OperationalError, TimeoutError) as error:
+            message = " ".join(str(error).split()) or "it accepts connections and does not answer"
             if "FATAL" in message and not any(text in message for text in _STARTING):
                 raise ServerRefusedError(
                     f"{where} refused the login {endpoint.user!r}: {message}.",
-                    sqlstate=error.sqlstate or "28000",
+                    sqlstate="28000",
                     hint="Check user, password and database of the DSN.",
                 ) from error
             if loop.time() >= end:
@@ -47,25 +48,29 @@ async def first_answer(endpoint: Endpoint, within: float) -> Login:
                     f"{where} did not answer a query within {within:g} s: {message}.",
                     hint="See its log; a slow machine may need a larger LEASEDB_START_TIMEOUT.",
                 ) from error
+        except psycopg.Error as error:
+            raise as_ours(where, error) from error
         await asyncio.sleep(_RETRY_PAUSE)
 
 
 async def _rights(connection: Connection, endpoint: Endpoint, where: str) -> Login:
     """Raise when the login cannot do what leasing needs, naming the right that is missing."""
+    if connection.info.server_version < OLDEST:
+        raise ServerRefusedError(
+            f"{where} is older than Postgres {OLDEST // 10_000}.", sqlstate="0A000", hint="Use a newer server."
+        )
     cursor = await connection.execute(
-        "SELECT current_setting('server_version_num')::int, r.rolsuper, r.rolcreatedb, r.rolcreaterole,"
+        "SELECT r.rolsuper, r.rolcreatedb, r.rolcreaterole,"
         " (SELECT bool_or(v.trusted) FROM pg_available_extension_versions v WHERE v.name = 'vector')"
         " FROM pg_roles r WHERE r.rolname = current_user"
     )
     row = await cursor.fetchone()
     if row is None:
         raise ServerUnreachableError(f"{where} does not show its own roles.")
-    version, superuser, may_create_databases, may_create_roles, vector_trusted = row
+    superuser, may_create_databases, may_create_roles, vector_trusted = row
     login = endpoint.user
     fix: str | None = None
-    if version < OLDEST:
-        missing, fix = f"is older than Postgres {OLDEST // 10_000}", "Use a newer server."
-    elif vector_trusted is None:
+    if vector_trusted is None:
         missing = "does not have the extension 'vector'"
         fix = "Install pgvector there, or use an image that has it, such as pgvector/pgvector:pg18."
     elif not superuser and not may_create_databases:
@@ -78,7 +83,7 @@ async def _rights(connection: Connection, endpoint: Endpoint, where: str) -> Log
     if fix:
         raise ServerRefusedError(f"{where} {missing}.", sqlstate="42501", hint=fix)
     source = "template0" if superuser or vector_trusted else "template1"
-    return Login(version, superuser, source, endpoint.heartbeat)
+    return Login(connection.info.server_version, superuser, source, endpoint.heartbeat)
 
 
 async def _has_vector(endpoint: Endpoint, dbname: str) -> bool:

@@ -26,7 +26,6 @@ from leasedb_server.domain.errors import (
 from leasedb_server.domain.inventory import with_labels
 from leasedb_server.domain.lease import Holder, Instant, Lease, LeaseState
 from leasedb_server.domain.names import new_ident
-from leasedb_server.domain.server import ServerState
 from leasedb_server.domain.template import BASE, TemplateState
 from leasedb_server.domain.waiting import Ticket, WaitingLine
 from leasedb_server.ports import Clock, DatabaseAdmin, Processes
@@ -319,8 +318,7 @@ class Leasing:
             self.serve()
 
     def _majors(self) -> set[str]:
-        servers = self._inventory.servers.values()
-        return {server.versions.major for server in servers if server.versions and server.state is ServerState.READY}
+        return {server.versions.major for server in self._inventory.ready_servers() if server.versions}
 
     def _version_unavailable(self, major: str | None) -> VersionUnavailableError:
         served = ", ".join(sorted(self._majors())) or "none yet"
@@ -330,8 +328,7 @@ class Leasing:
         position = self._line.position(ticket)
         ends = [lease.expires_at for lease in self._inventory.active_leases()]
         soonest = math.ceil(min(ends, default=0.0) - self._clock.now())
-        ready = [server for server in self._inventory.servers.values() if server.state is ServerState.READY]
-        state = f"{len(ends)} databases are leased" if ready else "no server is ready yet"
+        state = f"{len(ends)} databases are leased" if self._inventory.ready_servers() else "no server is ready yet"
         return PoolExhaustedError(
             f"No database of template {request.template!r} came free within {request.wait:g} s: {state}, "
             f"and this request was number {position} in line.",

@@ -1,13 +1,18 @@
 """Writing down and knowing: what is put here is in the store first and in the inventory right after."""
 
 import asyncio
+import logging
+from collections.abc import Awaitable
 
 from leasedb_server.domain.database import Database, DatabaseState
+from leasedb_server.domain.errors import StoreFailedError
 from leasedb_server.domain.inventory import Inventory
 from leasedb_server.domain.lease import Instant, Lease
 from leasedb_server.domain.server import Server
 from leasedb_server.domain.template import Template
 from leasedb_server.ports import Store
+
+log = logging.getLogger(__name__)
 
 
 class Ledger:
@@ -34,20 +39,21 @@ class Ledger:
             self.inventory.put_database(database)
         return snapshot.daemon
 
-    async def put_server(self, server: Server) -> None:
-        await self._store.save_server(server)
+    async def put_server(self, server: Server, *, fact: bool = False) -> None:
+        """Write down and know. A ``fact`` holds whether or not it can be written: the next start finds it out again."""
+        await self._write(self._store.save_server(server), fact=fact)
         self.inventory.put_server(server)
 
-    async def put_template(self, template: Template) -> None:
-        await self._store.save_template(template)
+    async def put_template(self, template: Template, *, fact: bool = False) -> None:
+        await self._write(self._store.save_template(template), fact=fact)
         self.inventory.put_template(template)
 
     async def add_database(self, database: Database) -> None:
         await self._store.add_database(database)
         self.inventory.put_database(database)
 
-    async def put_database(self, database: Database) -> None:
-        await self._store.save_database(database)
+    async def put_database(self, database: Database, *, fact: bool = False) -> None:
+        await self._write(self._store.save_database(database), fact=fact)
         self.inventory.put_database(database)
         if database.state is DatabaseState.GONE and (gone := self._until_gone.pop(database.id, None)):
             gone.set()
@@ -56,9 +62,17 @@ class Ledger:
         await self._store.add_lease(lease)
         self.inventory.put_lease(lease)
 
-    async def put_lease(self, lease: Lease) -> None:
-        await self._store.save_lease(lease)
+    async def put_lease(self, lease: Lease, *, fact: bool = False) -> None:
+        await self._write(self._store.save_lease(lease), fact=fact)
         self.inventory.put_lease(lease)
+
+    async def _write(self, writing: Awaitable[None], *, fact: bool) -> None:
+        try:
+            await writing
+        except StoreFailedError as error:
+            if not fact:
+                raise
+            log.error("%s", error)
 
     async def forget(self, ended_before: Instant) -> None:
         await self._store.forget(ended_before)

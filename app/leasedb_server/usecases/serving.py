@@ -1,8 +1,9 @@
 """Servers from start to end: brought up, proven, watched, lost, taken away, and taken over from an earlier daemon."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Final
 
 from leasedb_server.domain.database import DatabaseState
@@ -11,9 +12,9 @@ from leasedb_server.domain.errors import (
     LeasedbError,
     NotReadyError,
     ServerNotFoundError,
+    ServerRefusedError,
     ServerStartError,
     ServerUnreachableError,
-    StoreFailedError,
 )
 from leasedb_server.domain.lease import LeaseState
 from leasedb_server.domain.names import Kind, Name, new_ident
@@ -141,7 +142,7 @@ class Serving:
             versions = await self._admin.create_base(server.id, base.database)
             await self._ledger.put_template(base.to(TemplateState.SEALED))
             await self._ledger.put_server(server.ready(endpoint, versions, self._clock.now()))
-        except (LeasedbError, asyncio.CancelledError) as error:
+        except BaseException as error:
             await self._abandon(server, str(error))
             raise
         log.info(
@@ -178,7 +179,8 @@ class Serving:
     async def _abandon(self, server: Server, error: str) -> None:
         try:
             if not self.backend.disposable:
-                await self._empty(server)
+                with contextlib.suppress(ServerUnreachableError):  # then nothing was made there either
+                    await self._empty(server)
             await self._admin.close(server.id)
             await self.backend.stop(server.name)
         except LeasedbError as stop_error:
@@ -217,10 +219,12 @@ class Serving:
 
     async def _lose(self, server: Server, why: str) -> None:
         lines = await self._last_lines(server)
+        if self._inventory.servers.get(server.id) is not server:
+            return  # on its way out meanwhile
         log.error("server %s is lost: %s%s", server.id, why, f" Its last log lines:\n{lines}" if lines else "")
-        await self._admin.close(server.id)
-        await self._ledger.put_server(server.to(ServerState.LOST, why))
+        await self._ledger.put_server(server.to(ServerState.LOST, why), fact=True)
         await self._end_leases(server, f"its server {server.id} died: {why.rstrip('.')}")
+        await self._admin.close(server.id)
 
     async def _last_lines(self, server: Server) -> str:
         try:
@@ -233,7 +237,7 @@ class Serving:
     async def condemn(self, server: Server) -> Server:
         """Write down that the server is going to be taken away."""
         if server.state is not ServerState.STOPPING:
-            await self._ledger.put_server(server := server.to(ServerState.STOPPING))
+            await self._ledger.put_server(server := server.to(ServerState.STOPPING), fact=True)
         return server
 
     async def stop(self, server: Server) -> None:
@@ -246,51 +250,39 @@ class Serving:
         try:
             await self._end_leases(server, "its server was stopped")
             if not backend.disposable:
-                await self._empty(server)
+                await self._empty_if_it_answers(server)
             await self._admin.close(server.id)
             await backend.stop(server.name)
         except LeasedbError as error:
-            await self._set_back(server.to(ServerState.LOST, str(error)))
+            await self._ledger.put_server(server.to(ServerState.LOST, str(error)), fact=True)
             raise
         await self._write_off(server.to(ServerState.GONE))
         log.info("server %s stopped", server.id)
 
-    async def _empty(self, server: Server) -> None:
-        """Drop everything of ours on a server that stays. One that does not answer is emptied when it is used again."""
+    async def _empty_if_it_answers(self, server: Server) -> None:
         try:
-            survey = await self._admin.survey(server.id, self._daemon)
-            await self._drop_strangers(server, survey, known=frozenset())
+            await self._empty(server)
         except ServerUnreachableError as error:
-            log.warning("server %s was not emptied: %s", server.id, error)
+            log.warning("server %s is emptied when it is used again: %s", server.id, error)
+
+    async def _empty(self, server: Server) -> None:
+        """Drop everything of ours on a server that stays."""
+        survey = await self._admin.survey(server.id, self._daemon)
+        await self._drop_strangers(server, survey, known=frozenset())
 
     async def _end_leases(self, server: Server, reason: str) -> None:
         now = self._clock.now()
         for lease in self._inventory.active_leases():
             database = self._inventory.databases[lease.database_id]
             if database.server_id == server.id:
-                await self._ledger.put_lease(lease.ended(LeaseState.LOST, now, reason))
+                await self._ledger.put_lease(lease.ended(LeaseState.LOST, now, reason), fact=True)
         for database in self._inventory.databases_of(server.id):
-            await self._ledger.put_database(database.to(DatabaseState.GONE))
-
-    async def _set_back(self, server: Server) -> None:
-        """Put the state from which the planner tries again, also when it cannot be written down."""
-        try:
-            await self._ledger.put_server(server)
-        except StoreFailedError:
-            self._inventory.put_server(server)
+            await self._ledger.put_database(database.to(DatabaseState.GONE), fact=True)
 
     async def _write_off(self, server: Server) -> None:
-        gone = [template.to(TemplateState.GONE) for template in self._inventory.templates_of(server.id)]
-        try:
-            for template in gone:
-                await self._ledger.put_template(template)
-            await self._ledger.put_server(server)
-        except StoreFailedError as error:
-            # It is gone all the same. The store still says what was, and the next start of the daemon puts that right.
-            log.error("%s", error)
-            for template in gone:
-                self._inventory.put_template(template)
-            self._inventory.put_server(server)
+        for template in self._inventory.templates_of(server.id):
+            await self._ledger.put_template(template.to(TemplateState.GONE), fact=True)
+        await self._ledger.put_server(server, fact=True)
         self.notes.pop(server.id, None)
         self._missed.pop(server.id, None)
 
@@ -317,7 +309,7 @@ class Serving:
         try:
             if not await backend.alive(server.name):
                 return False
-            await self._admin.open(server.id, endpoint, ADOPT_LIMIT)
+            await self._admin.open(server.id, endpoint, self._patience(backend))
             survey = await self._admin.survey(server.id, self._daemon)
             base = self._inventory.sealed_on(server.id, BASE)
             if base is None or base.database not in survey.databases:
@@ -330,6 +322,10 @@ class Serving:
         self.notes[server.id] = () if backend.disposable else survey.notes
         log.info("server %s taken over from an earlier daemon", server.id)
         return True
+
+    def _patience(self, backend: ServerBackend) -> float:
+        """Return the seconds in which a server has to answer: one that was lent may itself be on its way up."""
+        return ADOPT_LIMIT if backend.disposable else self._start_timeout
 
     async def _reconcile(self, server: Server, survey: Survey) -> None:
         """Bring record and server together: half-made things go, and so does what has no record."""
@@ -350,11 +346,18 @@ class Serving:
         await self._drop_strangers(server, survey, frozenset(known))
 
     async def _drop_strangers(self, server: Server, survey: Survey, known: frozenset[str]) -> None:
+        """Drop what has our name and no record. One that the server refuses to drop is no reason against the server."""
         for name in sorted(survey.databases - known):
             log.info("dropping database %s, which no record speaks of", name)
-            await self._admin.drop(server.id, name, None)
+            await self._dropped(server, name, self._admin.drop(server.id, name, None))
         for login in sorted(survey.logins - known):
-            await self._admin.drop_login(server.id, login)
+            await self._dropped(server, login, self._admin.drop_login(server.id, login))
+
+    async def _dropped(self, server: Server, name: str, dropping: Awaitable[None]) -> None:
+        try:
+            await dropping
+        except ServerRefusedError as error:
+            log.warning("%s stays on server %s: %s", name, server.id, error)
 
     async def _discard(self, server: Server) -> None:
         """Take away a server of an earlier daemon that cannot be used, with its leases and databases."""
@@ -363,7 +366,7 @@ class Serving:
         try:
             # One that stays, and is no longer used. When it is still used, it is emptied when it is brought up.
             if backend is not self._chosen and server.endpoint and not (backend and backend.disposable):
-                await self._admin.open(server.id, server.endpoint, ADOPT_LIMIT)
+                await self._admin.open(server.id, server.endpoint, self._start_timeout)
                 await self._empty(server)
             await self._admin.close(server.id)
             if backend is not None:

@@ -88,12 +88,13 @@ class Upkeep:
             LeasedbError: when none is ready at the end.
         """
         limit = self._serving.backend.limit
-        if limit is not None:
-            self.targets = replace(self.targets, servers=min(self.targets.servers, limit))
+        if limit is not None and limit < self.targets.servers:
+            log.warning("the backend %s runs %d server, not %d", self._serving.kind, limit, self.targets.servers)
+            self.targets = replace(self.targets, servers=limit)
         missing = self.targets.servers - len(self._inventory.servers)
         servers = [await self._serving.begin() for _ in range(missing)]
         failures = [error for error in await asyncio.gather(*map(self._attempt, servers)) if error]
-        if failures and not self._inventory.servers:
+        if failures and not self._inventory.ready_servers():
             raise failures[0]
         for error in failures:
             log.error("a server did not start: %s", error)
@@ -214,14 +215,14 @@ class Upkeep:
         """Forget leases that ended long ago, here and on the servers."""
         try:
             await self._ledger.forget(self._clock.now() - HISTORY)
-            for server in self._ready():
+            for server in self._inventory.ready_servers():
                 await self._serving.tidy(server)
         except LeasedbError as error:
             log.warning("tidying up is left for later: %s", error)
 
     async def check_servers(self) -> None:
         """Give every server its beat; the ones that are dead are lost afterwards."""
-        ready = self._ready()
+        ready = self._inventory.ready_servers()
         await asyncio.gather(*map(self._check, ready))
         if any(server.id not in self._inventory.servers or self._is_lost(server.id) for server in ready):
             self._wake.set()
@@ -231,9 +232,6 @@ class Upkeep:
             await self._serving.check(server)
         except StoreFailedError as error:
             log.error("%s", error)
-
-    def _ready(self) -> list[Server]:
-        return [server for server in self._inventory.servers.values() if server.state is ServerState.READY]
 
     def _is_lost(self, server_id: str) -> bool:
         return self._inventory.servers[server_id].state is ServerState.LOST

