@@ -19,6 +19,7 @@ from leasedb_server.domain.errors import LeasedbError, StartupError
 from leasedb_server.domain.inventory import Inventory
 from leasedb_server.domain.lease import Instant
 from leasedb_server.domain.pool import Targets
+from leasedb_server.domain.setbacks import Setbacks
 from leasedb_server.ports import ServerBackend
 from leasedb_server.postgres import PostgresAdmin, endpoint_of
 from leasedb_server.processes import LocalProcesses
@@ -62,7 +63,7 @@ async def assembled(
     async with contextlib.AsyncExitStack() as stack:
         store = SqliteStore(settings.state_dir / STORE_FILE)
         stack.push_async_callback(store.close)
-        inventory, wake, clock = Inventory(), asyncio.Event(), WallClock()
+        inventory, setbacks, wake, clock = Inventory(), Setbacks(), asyncio.Event(), WallClock()
         ledger = Ledger(inventory, store)
         daemon = await ledger.load()
         admin = PostgresAdmin()
@@ -73,7 +74,7 @@ async def assembled(
         candidates = [backend for kind, backend in backends.items() if kind in wanted_kinds(settings)]
         others = [backend for backend in backends.values() if backend not in candidates]
         processes = LocalProcesses()
-        leasing = Leasing(ledger, admin, clock, processes, max_ttl=settings.max_ttl, wake=wake.set)
+        leasing = Leasing(ledger, admin, clock, processes, setbacks=setbacks, max_ttl=settings.max_ttl, wake=wake.set)
         serving = Serving(
             ledger,
             admin,
@@ -84,7 +85,9 @@ async def assembled(
             start_timeout=settings.start_timeout,
         )
         targets = Targets(settings.pool_servers, settings.pool_ready, settings.pool_max)
-        upkeep = Upkeep(ledger, admin, clock, leasing, serving, daemon=daemon, targets=targets, wake=wake)
+        upkeep = Upkeep(
+            ledger, admin, clock, leasing, serving, setbacks=setbacks, daemon=daemon, targets=targets, wake=wake
+        )
         token = settings.token.get_secret_value() if settings.token else None
 
         use = UseCases(inventory, leasing, serving, upkeep, settings.default_ttl, VERSION, processes.space())

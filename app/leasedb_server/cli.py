@@ -2,17 +2,19 @@
 
 import argparse
 import asyncio
+import gc
+import importlib
 import logging
 import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from types import ModuleType
 from typing import Any
 
 import uvloop
 
 from leasedb_server import logs, settings
 from leasedb_server.domain.errors import LeasedbError
-from leasedb_server.loading import load
 from leasedb_server.settings import PREFIX, Settings
 
 log = logging.getLogger(__name__)
@@ -27,14 +29,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         chosen = settings.load(_flags(arguments))
         logs.set_up(chosen.log_format)
-        assembly = load("leasedb_server.assembly")  # late: a wrong setting is said, and help given, without it
+        assembly = _assembly()  # late: a wrong setting is said, and help given, without it
     except LeasedbError as error:
         print(f"leasedb: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     code = _exit_code(lambda: assembly.serve(chosen, _say))
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _assembly() -> ModuleType:
+    """Import what the daemon is made of: most of what a start costs."""
+    gc.disable()  # importing makes no garbage, and looking for it is a tenth of the time
+    try:
+        return importlib.import_module("leasedb_server.assembly")
+    finally:
+        gc.freeze()  # no later collection has to look at it again
+        gc.enable()
 
 
 def _exit_code(work: Callable[[], Coroutine[Any, Any, None]]) -> int:
@@ -55,7 +69,7 @@ def _exit_code(work: Callable[[], Coroutine[Any, Any, None]]) -> int:
 def diagnose() -> list[tuple[str, bool, str]]:
     """Return for each backend its kind, whether it could be used here, and what was found or is missing."""
     try:
-        assembly = load("leasedb_server.assembly")
+        assembly = _assembly()
         found: list[tuple[str, bool, str]] = asyncio.run(assembly.diagnose(settings.load({})))
     except LeasedbError as error:
         return [("settings", False, str(error))]

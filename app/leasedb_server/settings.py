@@ -68,6 +68,13 @@ class Settings(BaseSettings):
     def _absolute(cls, path: Path | None) -> Path | None:
         return path.expanduser().absolute() if path else None
 
+    @field_validator("token")
+    @classmethod
+    def _sendable(cls, token: SecretStr | None) -> SecretStr | None:
+        if token is not None and not all("!" <= character <= "~" for character in token.get_secret_value()):
+            raise ValueError("a token goes into an HTTP header: visible ASCII characters only")
+        return token
+
     @model_validator(mode="after")
     def _fits_together(self) -> "Settings":
         if not self.loopback and not (self.token and self.token.get_secret_value()):

@@ -226,10 +226,11 @@ def _prepare(connection: Connection, path: Path) -> None:
 
 
 def _unusable(path: Path, error: Exception) -> StartupError:
-    return StartupError(
-        f"The state file {path} cannot be used: {_cause(error)}.",
-        hint="If it is damaged, move it away: a new one is made, and the old servers stop by themselves.",
-    )
+    cause = _cause(error)
+    hint = "If it is damaged, move it away: a new one is made, and the old servers stop by themselves."
+    if "full" in cause or "No space" in cause:  # SQLITE_FULL, ENOSPC
+        hint = "Free some space on its disk, and start again: the leases in it go on."
+    return StartupError(f"The state file {path} cannot be used: {cause}.", hint=hint)
 
 
 def _cause(error: Exception) -> str:

@@ -69,6 +69,8 @@ CASES = [
     ("GET", "/servers/nobody/logs?lines=0", {}, 422, "invalid-request"),
     ("GET", "/pool", {"headers": {"Host": "evil.example"}}, 403, "host-not-allowed"),
     ("GET", "/pool", {"headers": {"Host": "127.0.0.1.evil.example"}}, 403, "host-not-allowed"),
+    ("GET", "/pool", {"headers": {"Host": "localhost:7432:evil.example"}}, 403, "host-not-allowed"),
+    ("GET", "/pool", {"headers": {"Host": "[::1].evil.example"}}, 403, "host-not-allowed"),
     ("POST", "/leases", {"headers": {"Origin": "https://evil.example"}}, 403, "origin-not-allowed"),
     ("POST", "/leases", {"headers": {"Origin": "null"}}, 403, "origin-not-allowed"),
 ]

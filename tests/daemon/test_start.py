@@ -42,6 +42,7 @@ def refusal(daemon: RealDaemon) -> str:
     [
         ({"HOST": "0.0.0.0"}, "set LEASEDB_TOKEN"),
         ({"HOST": "0.0.0.0", "TOKEN": ""}, "set LEASEDB_TOKEN"),
+        ({"TOKEN": "geheim, ähem"}, "visible ASCII"),
         ({"PORT": "seven"}, "port"),
         ({"POOL_READY": "-1"}, "pool_ready"),
         ({"BACKEND": "cloud"}, "backend"),
@@ -149,16 +150,16 @@ def test_the_state_file_is_nobody_elses(make):
 
 
 def test_a_token_is_asked_for(make):
-    daemon = make(HOST="0.0.0.0", TOKEN="open sesame")
+    daemon = make(HOST="0.0.0.0", TOKEN="open-sesame")
     daemon.port = free_port()
     daemon.start()
-    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic open sesame"}):
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic open-sesame"}):
         answer = daemon.call("GET", "/pool", headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
         assert answer.headers["www-authenticate"] == "Bearer"
-    assert daemon.call("GET", "/pool", headers={"Authorization": "Bearer open sesame"}).status_code == 200
+    assert daemon.call("GET", "/pool", headers={"Authorization": "Bearer open-sesame"}).status_code == 200
     assert daemon.call("GET", "/healthz").status_code == 200
-    assert "open sesame" not in daemon.log
+    assert "open-sesame" not in daemon.log
 
 
 def test_json_log_lines_are_json(make):

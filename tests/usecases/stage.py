@@ -9,6 +9,7 @@ from leasedb_server.domain.database import Database, DatabaseState
 from leasedb_server.domain.inventory import Inventory
 from leasedb_server.domain.lease import Holder, Lease
 from leasedb_server.domain.pool import Targets
+from leasedb_server.domain.setbacks import Setbacks
 from leasedb_server.usecases.leasing import LeaseRequest, Leasing
 from leasedb_server.usecases.ledger import Ledger
 from leasedb_server.usecases.serving import Serving
@@ -90,8 +91,15 @@ class Life:
             kind: FakeBackend(self.world, self.daemon, kind=kind, disposable=disposable)
             for kind, disposable in kinds.items()
         }
+        setbacks = Setbacks()
         self.leasing = Leasing(
-            self.ledger, self.admin, self.clock, self.processes, max_ttl=self.max_ttl, wake=self.wake.set
+            self.ledger,
+            self.admin,
+            self.clock,
+            self.processes,
+            setbacks=setbacks,
+            max_ttl=self.max_ttl,
+            wake=self.wake.set,
         )
         self.serving = Serving(
             self.ledger,
@@ -108,6 +116,7 @@ class Life:
             self.clock,
             self.leasing,
             self.serving,
+            setbacks=setbacks,
             daemon=self.daemon,
             targets=self.targets,
             wake=self.wake,

@@ -2,6 +2,7 @@
 
 import hmac
 import ipaddress
+import re
 import socket
 from collections.abc import Mapping
 from typing import Final
@@ -22,6 +23,7 @@ from leasedb_server.domain.errors import LeasedbError
 
 BODY_LIMIT: Final = 64 * 1024  # bytes
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})  # say nothing worth a token
+_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?")
 LOCAL_NAMES: Final = frozenset({"localhost", "host.docker.internal", "host.containers.internal"})
 
 
@@ -73,6 +75,8 @@ class Guard:
 
     def _known(self, host: str) -> bool:
         """Tell whether the Host can be ours. An address always can: DNS rebinding needs a name to rebind."""
+        if _HOST.fullmatch(host) is None:
+            return False
         name = _name(host)
         if name in self._names or name.endswith(".localhost"):
             return True

@@ -15,6 +15,8 @@ _TUNING = {
     "shared_buffers": "64MB",
     # Many small suites share one server; an unused slot costs a few kilobytes.
     "max_connections": "500",
+    # A lease that takes all it can get must not shut the daemon out.
+    "superuser_reserved_connections": "10",
     # For code under test that commits in two phases; a slot costs less than a kilobyte.
     "max_prepared_transactions": "64",
     # A worker inside a template or a condemned database collides with CREATE and DROP DATABASE. Databases live

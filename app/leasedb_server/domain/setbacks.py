@@ -39,5 +39,10 @@ class Setbacks:
     def get(self, key: str) -> Setback | None:
         return self._by_key.get(key)
 
+    def latest(self, now: Instant) -> str:
+        """Return the failure that matters most at present, or an empty text: the newest not yet tried again."""
+        current = [setback for setback in self._by_key.values() if setback.retry_at + LONGEST_PAUSE > now]
+        return max(current, key=lambda setback: setback.retry_at).error if current else ""
+
     def retry_at(self) -> Mapping[str, Instant]:
         return {key: setback.retry_at for key, setback in self._by_key.items()}

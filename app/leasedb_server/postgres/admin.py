@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from typing import Final, TypeVar
 
@@ -19,6 +20,7 @@ from leasedb_server.postgres.connecting import ANSWER_LIMIT, Connection, column,
 from leasedb_server.postgres.rights import Login, first_answer
 from leasedb_server.postgres.scram import scram_verifier
 
+FRESH_BEAT: Final = 5  # every so many beats come over a new connection
 CONNECTIONS: Final = 4  # per server: two workers, a fence, a beat
 KNOWS_STRATEGY: Final = 150_000
 KNOWS_GRANT_OPTIONS: Final = 160_000  # a role's creator is no longer its member by itself
@@ -31,6 +33,7 @@ class PostgresAdmin:
 
     def __init__(self) -> None:
         self._pools: dict[str, AsyncConnectionPool[Connection]] = {}
+        self._beats: Counter[str] = Counter()
         self._logins: dict[str, Login] = {}
         self._endpoints: dict[str, Endpoint] = {}
         # What the pool says while a server is away is said better, and once, by whoever asked.
@@ -104,8 +107,9 @@ class PostgresAdmin:
         async with self._connection(server_id) as connection:
             await connection.execute(
                 sql.SQL(
-                    "CREATE ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION PASSWORD {}{}",
-                ).format(login, sql.Literal(verifier), _membership(login, known))
+                    "CREATE ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION"
+                    " CONNECTION LIMIT {} PASSWORD {}{}",
+                ).format(login, sql.Literal(known.lease_connections), sql.Literal(verifier), _membership(login, known))
             )
             # Born closed: PUBLIC may connect to a new database until that is revoked, which another lease could use.
             await connection.execute(
@@ -116,31 +120,26 @@ class PostgresAdmin:
             await connection.execute(_keep_public_out(name))
 
     async def fence(self, server_id: str, database: Database) -> int:
+        refuse = sql.SQL("ALTER ROLE {} NOLOGIN").format(sql.Identifier(database.login))
         async with self._connection(server_id) as connection:
-            await connection.execute(sql.SQL("ALTER ROLE {} NOLOGIN").format(sql.Identifier(database.login)))
-            # Committed before the sessions are looked up, so that none can slip in between.
-            ended = await column(
-                connection,
-                "SELECT pg_terminate_backend(pid)::text FROM pg_stat_activity"
-                " WHERE (datname = %s OR usename = %s) AND pg_has_role(usesysid, 'USAGE')",
-                database.name,
-                database.login,
-            )
-        return len(ended)
+            try:
+                await connection.execute(refuse)
+                ended = 0
+            except psycopg.errors.LockNotAvailable:
+                # The login has changed itself in a transaction that is still open, or prepared.
+                ended = await _end_sessions(connection, database)
+                await self._roll_back_prepared(server_id, connection, database.name)
+                await connection.execute(refuse)
+            # Looked for once the refusal is committed, so that none can slip in between.
+            return ended + await _end_sessions(connection, database)
 
     async def drop(self, server_id: str, name: str, login: str | None) -> None:
+        database = sql.Identifier(name)
         async with self._connection(server_id) as connection:
-            sealed = await column(
-                connection, "SELECT datname FROM pg_database WHERE datname = %s AND datistemplate", name
-            )
-            if sealed:
-                await connection.execute(sql.SQL("ALTER DATABASE {} IS_TEMPLATE false").format(sql.Identifier(name)))
-            statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
-            try:
-                await connection.execute(statement)
-            except psycopg.errors.ObjectInUse:
-                await self._roll_back_prepared(server_id, name)
-                await connection.execute(statement)
+            if await column(connection, "SELECT datname FROM pg_database WHERE datname = %s AND datistemplate", name):
+                await connection.execute(sql.SQL("ALTER DATABASE {} IS_TEMPLATE false").format(database))
+            await self._roll_back_prepared(server_id, connection, name)
+            await connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(database))
         if login:
             await self.drop_login(server_id, login)
 
@@ -155,18 +154,21 @@ class PostgresAdmin:
 
     async def beat(self, server_id: str) -> None:
         heartbeat = self._login(server_id).heartbeat
+        statement = (
+            sql.SQL("COPY (SELECT clock_timestamp()) TO {}").format(sql.Literal(heartbeat))
+            if heartbeat
+            else sql.SQL("SELECT 1")
+        )
+        self._beats[server_id] += 1
         with translated(f"Server {server_id}"):
             async with asyncio.timeout(ANSWER_LIMIT):
-                await self._beat(server_id, heartbeat)
-
-    async def _beat(self, server_id: str, heartbeat: str | None) -> None:
-        async with self._connection(server_id) as connection:
-            if heartbeat:
-                await connection.execute(
-                    sql.SQL("COPY (SELECT clock_timestamp()) TO {}").format(sql.Literal(heartbeat))
-                )
-            else:
-                await connection.execute("SELECT 1")
+                if self._beats[server_id] % FRESH_BEAT == 0:
+                    # A server that is shutting down goes on answering the sessions it has, and takes no new ones.
+                    async with direct(self._endpoint(server_id)) as connection:
+                        await connection.execute(statement)
+                else:
+                    async with self._connection(server_id) as connection:
+                        await connection.execute(statement)
 
     async def tidy(self, server_id: str) -> None:
         # Autovacuum is off there, and every clone and drop leaves dead rows in the tables that all databases share.
@@ -177,6 +179,7 @@ class PostgresAdmin:
         pool = self._pools.pop(server_id, None)
         self._logins.pop(server_id, None)
         self._endpoints.pop(server_id, None)
+        self._beats.pop(server_id, None)
         if pool is not None:
             with contextlib.suppress(TimeoutError):  # a worker of the pool may have missed its cancellation
                 async with asyncio.timeout(ANSWER_LIMIT):
@@ -206,7 +209,7 @@ class PostgresAdmin:
                 yield connection
 
     async def _drop_owned(self, server_id: str, login: str) -> None:
-        """Drop what a login made in databases that are not ours, where the server lets everybody in."""
+        """Drop what a login made in databases that are not its own, where the server lets it in, and its grants."""
         async with self._connection(server_id) as connection:
             places = await column(
                 connection,
@@ -214,20 +217,39 @@ class PostgresAdmin:
                 " JOIN pg_roles r ON r.oid = s.refobjid WHERE r.rolname = %s AND d.datallowconn",
                 login,
             )
+            statement = sql.SQL("DROP OWNED BY {}").format(sql.Identifier(login))
+            await connection.execute(statement)
         for place in places:
             async with direct(self._endpoint(server_id), place) as inside:
-                await inside.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(login)))
+                await inside.execute(statement)
 
-    async def _roll_back_prepared(self, server_id: str, name: str) -> None:
-        """Roll back the database's prepared transactions, which no DROP gets past.
+    async def _roll_back_prepared(self, server_id: str, connection: Connection, name: str) -> None:
+        """Roll back the database's prepared transactions: no DROP gets past them, and they may hold locks.
 
-        That can only be done from inside the database, and as who prepared them.
+        That has to be done from inside the database. What its owner set there must not reach our session, least of all
+        a superuser's: settings are reset first, and inside nothing is looked up.
         """
+        cursor = await connection.execute("SELECT gid, owner FROM pg_prepared_xacts WHERE database = %s", [name])
+        prepared = await cursor.fetchall()
+        if not prepared:
+            return
+        await connection.execute(sql.SQL("ALTER DATABASE {} RESET ALL").format(sql.Identifier(name)))
         async with direct(self._endpoint(server_id), name) as inside:
-            cursor = await inside.execute("SELECT gid, owner FROM pg_prepared_xacts WHERE database = %s", [name])
-            for gid, owner in await cursor.fetchall():
-                await inside.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(owner)))
+            for gid, owner in prepared:
+                if not self._login(server_id).superuser:  # a superuser may end anybody's
+                    await inside.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(owner)))
                 await inside.execute(sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(gid)))
+
+
+async def _end_sessions(connection: Connection, database: Database) -> int:
+    ended = await column(
+        connection,
+        "SELECT pg_terminate_backend(pid)::text FROM pg_stat_activity"
+        " WHERE (datname = %s OR usename = %s) AND pg_has_role(usesysid, 'USAGE')",
+        database.name,
+        database.login,
+    )
+    return len(ended)
 
 
 def _strategy(known: Login) -> sql.SQL:
@@ -251,6 +273,7 @@ def _membership(login: sql.Identifier, known: Login) -> sql.Composable:
 
 async def _prove_vector(inside: Connection) -> Versions:
     """Create the extension and use it in earnest: a bundled build may crash only when it first computes a distance."""
+    await inside.execute("SET search_path = public")
     await inside.execute("CREATE EXTENSION IF NOT EXISTS vector")
     async with inside.transaction(force_rollback=True):
         await inside.execute("CREATE TABLE leasedb_proof (embedding vector(3))")

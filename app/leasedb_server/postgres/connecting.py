@@ -17,6 +17,10 @@ Connection = psycopg.AsyncConnection[TupleRow]
 APPLICATION: Final = "leasedb"
 ANSWER_LIMIT: Final = 5.0  # seconds in which a healthy server connects and answers something small
 
+# An administrator's session may come into a database in which somebody else makes functions and settings: names mean
+# Postgres's own there. And no lease may keep it waiting for a lock.
+_OPTIONS: Final = "-c search_path=pg_catalog -c lock_timeout=2s -c statement_timeout=0"
+
 
 def endpoint_of(dsn: str) -> Endpoint:
     """Return where a DSN leads, its gaps filled as libpq does (PG* variables, the service file).
@@ -66,12 +70,12 @@ def conninfo(endpoint: Endpoint, dbname: str | None = None) -> str:
         dbname=dbname or endpoint.dbname,
         connect_timeout=round(ANSWER_LIMIT),
         application_name=APPLICATION,
-        **endpoint.extra,
+        **{**endpoint.extra, "options": f"{endpoint.extra.get('options', '')} {_OPTIONS}".strip()},
     )
 
 
 @contextlib.asynccontextmanager
-async def direct(endpoint: Endpoint, dbname: str) -> AsyncIterator[Connection]:
+async def direct(endpoint: Endpoint, dbname: str | None = None) -> AsyncIterator[Connection]:
     connection = await psycopg.AsyncConnection.connect(conninfo(endpoint, dbname), autocommit=True)
     async with connection:
         yield connection

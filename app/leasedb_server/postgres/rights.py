@@ -21,6 +21,7 @@ class Login:
 
     version: int  # as in server_version_num
     superuser: bool
+    lease_connections: int  # the most connections of one lease: it may not take all that the server has
     source: str  # what the base template is made from
     heartbeat: str | None
 
@@ -60,14 +61,14 @@ async def _rights(connection: Connection, endpoint: Endpoint, where: str) -> Log
             f"{where} is older than Postgres {OLDEST // 10_000}.", sqlstate="0A000", hint="Use a newer server."
         )
     cursor = await connection.execute(
-        "SELECT r.rolsuper, r.rolcreatedb, r.rolcreaterole,"
+        "SELECT current_setting('max_connections')::int, r.rolsuper, r.rolcreatedb, r.rolcreaterole,"
         " (SELECT bool_or(v.trusted) FROM pg_available_extension_versions v WHERE v.name = 'vector')"
         " FROM pg_roles r WHERE r.rolname = current_user"
     )
     row = await cursor.fetchone()
     if row is None:
         raise ServerUnreachableError(f"{where} does not show its own roles.")
-    superuser, may_create_databases, may_create_roles, vector_trusted = row
+    most, superuser, may_create_databases, may_create_roles, vector_trusted = row
     login = endpoint.user
     fix: str | None = None
     if vector_trusted is None:
@@ -83,7 +84,7 @@ async def _rights(connection: Connection, endpoint: Endpoint, where: str) -> Log
     if fix:
         raise ServerRefusedError(f"{where} {missing}.", sqlstate="42501", hint=fix)
     source = "template0" if superuser or vector_trusted else "template1"
-    return Login(connection.info.server_version, superuser, source, endpoint.heartbeat)
+    return Login(connection.info.server_version, superuser, max(2, most // 5), source, endpoint.heartbeat)
 
 
 async def _has_vector(endpoint: Endpoint, dbname: str) -> bool:

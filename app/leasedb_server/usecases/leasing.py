@@ -26,6 +26,7 @@ from leasedb_server.domain.errors import (
 from leasedb_server.domain.inventory import with_labels
 from leasedb_server.domain.lease import Holder, Instant, Lease, LeaseState
 from leasedb_server.domain.names import new_ident
+from leasedb_server.domain.setbacks import Setbacks
 from leasedb_server.domain.template import BASE, TemplateState
 from leasedb_server.domain.waiting import Ticket, WaitingLine
 from leasedb_server.ports import Clock, DatabaseAdmin, Processes
@@ -61,6 +62,7 @@ class Leasing:
     """Leases from request to end.
 
     Args:
+        setbacks: what failed lately, for those who wait in vain.
         max_ttl: seconds after its creation at which a lease ends, however often renewed.
         wake: tells upkeep that there is something to plan for.
     """
@@ -72,6 +74,7 @@ class Leasing:
         clock: Clock,
         processes: Processes,
         *,
+        setbacks: Setbacks,
         max_ttl: float,
         wake: Callable[[], None],
     ) -> None:
@@ -80,6 +83,7 @@ class Leasing:
         self._admin = admin
         self._clock = clock
         self._processes = processes
+        self._setbacks = setbacks
         self._max_ttl = max_ttl
         self._wake = wake
         self._line = WaitingLine()
@@ -250,9 +254,11 @@ class Leasing:
         try:
             async with asyncio.timeout(FENCE_LIMIT):
                 await self._admin.fence(database.server_id, database)
-        except (LeasedbError, TimeoutError) as error:
+        except LeasedbError as error:
             # Nothing is lost by going on: the drop ends sessions too, and a dead server lets nobody in.
             log.warning("database %s was not fenced: %s", database.name, error)
+        except TimeoutError:
+            log.warning("database %s was not fenced within %g s", database.name, FENCE_LIMIT)
         finally:
             if self._in_hand(database):
                 self._inventory.put_database(database.to(DatabaseState.CONDEMNED))
@@ -329,9 +335,10 @@ class Leasing:
         ends = [lease.expires_at for lease in self._inventory.active_leases()]
         soonest = math.ceil(min(ends, default=0.0) - self._clock.now())
         state = f"{len(ends)} databases are leased" if self._inventory.ready_servers() else "no server is ready yet"
+        trouble = self._setbacks.latest(self._clock.now())
         return PoolExhaustedError(
             f"No database of template {request.template!r} came free within {request.wait:g} s: {state}, "
-            f"and this request was number {position} in line.",
+            f"and this request was number {position} in line.{' The latest trouble: ' + trouble if trouble else ''}",
             retry_after=max(1, min(soonest, LONGEST_RETRY)),
             position=position,
         )

@@ -191,14 +191,15 @@ class Serving:
 
     async def check(self, server: Server) -> None:
         """Give the server a beat; declare it lost when it is dead or has been silent for too long."""
+        if not await self._alive(server):
+            await self._lose(server, "Its process has ended.")
+            return
         try:
             await self._admin.beat(server.id)
         except ServerUnreachableError as error:
             missed = self._missed[server.id] = self._missed.get(server.id, 0) + 1
             current = self._inventory.servers.get(server.id)
-            if current is None or current.state is not ServerState.READY:
-                return
-            if missed >= MISSED_BEATS or not await self._alive(server):
+            if current is server and missed >= MISSED_BEATS:
                 await self._lose(server, error.detail)
         except LeasedbError as error:
             log.warning("server %s answers, but not to its heartbeat: %s", server.id, error)

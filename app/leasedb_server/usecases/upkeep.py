@@ -39,6 +39,7 @@ class Upkeep:
     """Carries out what the planner decides.
 
     Args:
+        setbacks: what failed lately.
         daemon: the daemon's id.
         wake: set whenever planning again makes sense.
     """
@@ -51,6 +52,7 @@ class Upkeep:
         leasing: Leasing,
         serving: Serving,
         *,
+        setbacks: Setbacks,
         daemon: str,
         targets: Targets,
         wake: asyncio.Event,
@@ -63,7 +65,7 @@ class Upkeep:
         self._serving = serving
         self._daemon = daemon
         self._wake = wake
-        self._setbacks = Setbacks()
+        self._setbacks = setbacks
         self.targets = targets
 
     def __repr__(self) -> str:
@@ -77,9 +79,8 @@ class Upkeep:
 
     def trouble(self) -> str:
         """Return what keeps servers from being ready at present, or an empty text."""
-        start = self._setbacks.get(_START)
         lost = [server.error for server in self._inventory.servers.values() if server.state is ServerState.LOST]
-        return start.error if start else next(iter(lost), "")
+        return self._setbacks.latest(self._clock.now()) or next(iter(lost), "")
 
     async def bring_up(self) -> None:
         """Start the servers that are missing, all at once; return when each is ready or has failed.
