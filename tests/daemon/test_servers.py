@@ -92,3 +92,14 @@ def test_a_daemon_told_to_stop_at_any_moment_of_its_start_ends(times):
     finally:
         daemon.remove()
     assert processes_naming(str(daemon.directory)) == []
+
+
+def test_a_server_that_shuts_down_politely_is_replaced_though_it_still_answers_old_sessions():
+    with running(POOL_READY="2") as daemon:
+        lease = daemon.lease(ttl=600)
+        [server] = daemon.get("/servers")["servers"]
+        for process in processes_naming(server["name"]):
+            if process.name() == "postgres":
+                process.terminate()  # a smart shutdown: nobody new is let in, the daemon's own sessions go on
+        until(lambda: daemon.get(f"/leases/{lease['id']}")["state"] == "lost", 60)
+        assert daemon.lease()["server"] != server["id"]

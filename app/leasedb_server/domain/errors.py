@@ -43,7 +43,7 @@ class InvalidRequestError(LeasedbError):
 class LeaseNotFoundError(LeasedbError):
     code = "lease-not-found"
     title = "No such lease"
-    default_hint = "GET /leases lists the leases; ended ones are kept for ten minutes."
+    default_hint = "GET /leases lists the leases; of ended ones the last 1,000 are kept, for ten minutes."
 
 
 class LeaseEndedError(LeasedbError):

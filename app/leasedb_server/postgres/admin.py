@@ -159,16 +159,17 @@ class PostgresAdmin:
             if heartbeat
             else sql.SQL("SELECT 1")
         )
-        self._beats[server_id] += 1
         with translated(f"Server {server_id}"):
             async with asyncio.timeout(ANSWER_LIMIT):
-                if self._beats[server_id] % FRESH_BEAT == 0:
+                if self._beats[server_id] % FRESH_BEAT == FRESH_BEAT - 1:
                     # A server that is shutting down goes on answering the sessions it has, and takes no new ones.
                     async with direct(self._endpoint(server_id)) as connection:
                         await connection.execute(statement)
                 else:
                     async with self._connection(server_id) as connection:
                         await connection.execute(statement)
+        # Counted when it was answered: after one that was not, the next comes over a new connection as well.
+        self._beats[server_id] += 1
 
     async def tidy(self, server_id: str) -> None:
         # Autovacuum is off there, and every clone and drop leaves dead rows in the tables that all databases share.
