@@ -131,18 +131,19 @@ def problem(error: LeasedbError, *, faults: Sequence[Mapping[str, str]] = ()) ->
 
 def install(app: FastAPI) -> None:
     """Have every error of the app answered as a problem."""
+    # Coroutines: what is none runs in a thread of its own.
     app.add_exception_handler(LeasedbError, _ours)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _of_the_framework)
     app.add_exception_handler(Exception, _unforeseen)
 
 
-def _ours(_request: Request, error: Exception) -> JSONResponse:
+async def _ours(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, LeasedbError)  # noqa: S101 - as registered
     return problem(error)
 
 
-def _invalid(_request: Request, error: Exception) -> JSONResponse:
+async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - as registered
     found = error.errors()
     if any(fault["type"] == "json_invalid" for fault in found):
@@ -157,7 +158,7 @@ def _field(location: Sequence[str | int]) -> str:
     return ".".join(str(part) for part in location[1:]) or str(location[0])
 
 
-def _of_the_framework(request: Request, error: Exception) -> JSONResponse:
+async def _of_the_framework(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - as registered
     kind = _KINDS.get(error.status_code, InvalidRequestError)
     where = f"{request.method} {request.url.path}"
@@ -167,6 +168,6 @@ def _of_the_framework(request: Request, error: Exception) -> JSONResponse:
     return answer
 
 
-def _unforeseen(request: Request, error: Exception) -> JSONResponse:
+async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return problem(LeasedbError("Something failed that nobody foresaw; the daemon's log has the traceback."))
