@@ -179,7 +179,7 @@ def _banner(url: str, serving: Serving, inventory: Inventory, *, secured: bool) 
     header = " -H 'Authorization: Bearer '$LEASEDB_TOKEN" if secured else ""
     return (
         f"leasedb {VERSION} at {url} leases {versions}\n"
-        f"  from: {serving.reason}\n"
+        f"  from: {serving.reason.partition('; not ')[0]}\n"
         f"  try:  curl -X POST{header} {url}/leases\n"
         f"  docs: {url}/docs    stop: Ctrl-C"
     )

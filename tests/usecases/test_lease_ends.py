@@ -88,6 +88,18 @@ async def test_a_release_with_sync_has_an_end(life):
 
 
 @lives
+async def test_who_releases_second_is_told_no_sooner_that_the_login_is_refused(life):
+    lease = await life.acquire()
+    life.admin.faults.hanging = {"fence"}
+    first, second = (asyncio.ensure_future(life.leasing.release(lease.id, sync=False)) for _ in range(2))
+    await life.turns(5)
+    assert not first.done()
+    assert not second.done()
+    life.admin.faults.let_go()
+    await asyncio.gather(first, second)
+
+
+@lives
 async def test_leases_are_released_by_label(life):
     await life.acquire(labels={"run": "7", "kind": "unit"})
     other = await life.acquire(labels={"run": "8"})

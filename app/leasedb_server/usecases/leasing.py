@@ -89,6 +89,7 @@ class Leasing:
         self._line = WaitingLine()
         self._waiters: dict[Ticket, tuple[LeaseRequest, asyncio.Future[Database]]] = {}
         self._keys_in_progress: set[str] = set()
+        self._fencing: dict[str, asyncio.Event] = {}  # by lease
         self._closing = False
 
     def __repr__(self) -> str:
@@ -247,8 +248,11 @@ class Leasing:
         """End an active lease and fence its database; the planner has it dropped afterwards."""
         lease = self.get(lease.id)
         if not lease.active:
+            if under_way := self._fencing.get(lease.id):
+                await under_way.wait()
             return
         await self._ledger.put_lease(lease.ended(state, self._clock.now(), reason))
+        fenced = self._fencing[lease.id] = asyncio.Event()
         database = self._inventory.databases[lease.database_id]
         log.info("lease %s %s: %s", lease.id, state, reason)
         try:
@@ -260,6 +264,8 @@ class Leasing:
         except TimeoutError:
             log.warning("database %s was not fenced within %g s", database.name, FENCE_LIMIT)
         finally:
+            del self._fencing[lease.id]
+            fenced.set()
             if self._in_hand(database):
                 self._inventory.put_database(database.to(DatabaseState.CONDEMNED))
                 self._wake()
