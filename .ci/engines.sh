@@ -13,8 +13,8 @@ engines_install() {
     done
     if [ "${#missing[@]}" -gt 0 ]; then
         apt-get update -q
-        # Podman only recommends what publishes its ports
-        DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}" netavark aardvark-dns
+        # with what they recommend: cgroups, keys, and what publishes Podman's ports
+        DEBIAN_FRONTEND=noninteractive apt-get install -qy "${missing[@]}" netavark aardvark-dns
     fi
     # a package of its own since Debian 13
     command -v docker >/dev/null || apt-get install -qy --no-install-recommends docker-cli
@@ -36,6 +36,10 @@ engines_wait() {
 
 engines_docker() {
     docker --host "$docker_socket" version >/dev/null 2>&1 && return
+    # a machine without systemd may not have them mounted
+    if [ ! -e /sys/fs/cgroup/cgroup.controllers ] && ! mountpoint -q /sys/fs/cgroup/devices; then
+        cgroupfs-mount
+    fi
     setsid dockerd >"$engines_state/docker.log" 2>&1 &
     started+=("-$!")
     engines_wait docker docker --host "$docker_socket" version
