@@ -108,6 +108,18 @@ def test_one_database_that_cannot_be_dropped_does_not_stop_the_others():
     run(work())
 
 
+def test_a_server_whose_process_cannot_be_seen_is_not_dead_for_that():
+    async def work():
+        life = await begun()
+        lease = await life.acquire()
+        life.backends["embedded"].faults.always = {"alive": ServerUnreachableError("the engine is gone")}
+        for _ in range(5):
+            await life.upkeep.check_servers()
+        assert life.leasing.get(lease.id).active
+
+    run(work())
+
+
 def test_a_server_that_dies_is_replaced_and_its_leases_say_so():
     async def work():
         life = await begun(targets=Targets(servers=2, ready=2, most=20))

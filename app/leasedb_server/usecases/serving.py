@@ -215,8 +215,9 @@ class Serving:
         try:
             return await self._backends[server.backend].alive(server.name)
         except LeasedbError as error:
+            # Only a query can tell now; what cannot be seen is not dead for that.
             log.warning("server %s: %s", server.id, error)
-            return False
+            return True
 
     async def _lose(self, server: Server, why: str) -> None:
         lines = await self._last_lines(server)
