@@ -1,5 +1,6 @@
 """Real daemons for tests: a process of its own, on a port of its own, with a state directory of its own."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -149,6 +150,17 @@ def free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
+
+
+def signal_postgres(name: str, number: signal.Signals) -> None:
+    """Send a signal to the Postgres of an embedded server; some of its processes may end while they are looked at.
+
+    The watchdog, which names the program only further on in its command line, is spared.
+    """
+    for process in processes_naming(name):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.name() == "postgres":
+                process.send_signal(number)
 
 
 def processes_naming(text: str) -> list[psutil.Process]:

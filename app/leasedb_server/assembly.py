@@ -132,7 +132,10 @@ def wanted_kinds(settings: Settings) -> set[str]:
 
 
 async def diagnose(settings: Settings) -> list[tuple[str, bool, str]]:
-    """Tell for each backend whether it could be used here: kind, whether, and what was found or is missing."""
+    """Tell for each backend whether it could be used here: kind, whether, and what was found or is missing.
+
+    What the embedded backend lays out for that goes into the settings' ``state_dir``.
+    """
     findings: list[tuple[str, bool, str]] = []
     admin = PostgresAdmin()
     for kind, backend in all_backends(settings, UNSAVED).items():

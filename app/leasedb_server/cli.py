@@ -7,7 +7,9 @@ import importlib
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -70,7 +72,11 @@ def diagnose() -> list[tuple[str, bool, str]]:
     """Return for each backend its kind, whether it could be used here, and what was found or is missing."""
     try:
         assembly = _assembly()
-        found: list[tuple[str, bool, str]] = asyncio.run(assembly.diagnose(settings.load({})))
+        with tempfile.TemporaryDirectory(prefix="leasedb-doctor-") as scratch:  # looking leaves nothing behind
+            place = Path(scratch)
+            place.chmod(0o711)  # for the user whom root's Postgres runs as
+            looking = settings.load({}).model_copy(update={"state_dir": place})
+            found: list[tuple[str, bool, str]] = asyncio.run(assembly.diagnose(looking))
     except LeasedbError as error:
         return [("settings", False, str(error))]
     return found

@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from psycopg import sql
 from leasedb_server.backends.embedded import EmbeddedBackend, EmbeddedSettings
 from leasedb_server.domain.names import Kind, Name, new_daemon_id, new_ident
 from tests.contracts import engines
-from tests.daemons import open_directory, processes_naming
+from tests.daemons import open_directory, processes_naming, signal_postgres
 from tests.waiting import until
 
 ALL = ("embedded-18", "embedded-16", "docker", "podman", "existing")
@@ -62,10 +63,7 @@ def _embedded(major: str) -> Place:
     _need_wheel()
 
     def kill_server(server: dict[str, Any]) -> None:
-        # the postmaster is the one whose first word is the program; the watchdog only names it further on
-        for process in processes_naming(server["name"]):
-            if process.name() == "postgres":
-                process.kill()
+        signal_postgres(server["name"], signal.SIGKILL)
 
     def left(daemon: str) -> list[str]:
         return [f"process {process.pid}" for process in processes_naming(f"leasedb_{daemon}_")]

@@ -1,13 +1,14 @@
 """Servers that fall silent, and several of them."""
 
 import contextlib
+import signal
 import subprocess
 from collections.abc import Iterator
 
 import psutil
 import pytest
 
-from tests.daemons import RealDaemon, processes_naming
+from tests.daemons import RealDaemon, processes_naming, signal_postgres
 from tests.waiting import until
 
 
@@ -26,8 +27,9 @@ def suspended(name: str) -> Iterator[None]:
     stopped: list[psutil.Process] = []
     try:
         for process in processes_naming(name):
-            process.suspend()
-            stopped.append(process)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
+                stopped.append(process)
         yield
     finally:
         for process in stopped:
@@ -63,9 +65,7 @@ def test_one_server_that_dies_takes_only_its_own_leases():
         leases = [daemon.lease() for _ in range(4)]
         victim = leases[0]["server"]
         [name] = [server["name"] for server in daemon.get("/servers")["servers"] if server["id"] == victim]
-        for process in processes_naming(name):
-            if process.name() == "postgres":
-                process.kill()
+        signal_postgres(name, signal.SIGKILL)
         mine = [lease for lease in leases if lease["server"] == victim]
         until(lambda: all(daemon.get(f"/leases/{lease['id']}")["state"] == "lost" for lease in mine), 30)
         others = [daemon.get(f"/leases/{lease['id']}")["state"] for lease in leases if lease["server"] != victim]
@@ -98,8 +98,7 @@ def test_a_server_that_shuts_down_politely_is_replaced_though_it_still_answers_o
     with running(POOL_READY="2") as daemon:
         lease = daemon.lease(ttl=600)
         [server] = daemon.get("/servers")["servers"]
-        for process in processes_naming(server["name"]):
-            if process.name() == "postgres":
-                process.terminate()  # a smart shutdown: nobody new is let in, the daemon's own sessions go on
+        # a smart shutdown: nobody new is let in, the daemon's own sessions go on
+        signal_postgres(server["name"], signal.SIGTERM)
         until(lambda: daemon.get(f"/leases/{lease['id']}")["state"] == "lost", 60)
         assert daemon.lease()["server"] != server["id"]

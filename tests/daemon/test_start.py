@@ -1,15 +1,18 @@
 """What keeps a daemon from starting: one clear line that says what to do, and an exit code that is not 0."""
 
+import json
 import os
+import shutil
 import socket
 import stat
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
 
-from tests.daemons import RealDaemon, free_port
+from tests.daemons import RealDaemon, clean_environment, free_port, open_directory
 from tests.waiting import until
 
 Make = Callable[..., RealDaemon]
@@ -130,7 +133,7 @@ def test_a_state_directory_that_takes_no_data_is_said(make, options):
 
 def test_a_missing_image_is_said(make):
     line = refusal(make(BACKEND="container", IMAGE="127.0.0.1:9/no/image:at-all"))
-    assert "127.0.0.1:9/no/image:at-all" in line or "no engine" in line.lower()
+    assert "127.0.0.1:9/no/image:at-all" in line or "No container engine answers" in line
 
 
 def test_auto_falls_back_to_embedded_and_says_why(make):
@@ -198,3 +201,15 @@ def test_who_waits_for_a_first_server_that_never_comes_gets_an_answer(make):
     assert (answer.status_code, answer.json()["code"]) == (503, "shutting-down")
     assert process.wait(30) == 1
     assert "Traceback" not in daemon.log
+
+
+def test_a_look_by_the_doctor_leaves_nothing():
+    directory = open_directory()
+    try:
+        code = "import json; from leasedb_server.cli import diagnose; print(json.dumps(diagnose()))"
+        environment = {**clean_environment(), "LEASEDB_STATE_DIR": str(directory / "state"), "TMPDIR": str(directory)}
+        said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert {kind for kind, _usable, _line in json.loads(said.stdout)} == {"container", "embedded"}
+        assert list(directory.iterdir()) == []
+    finally:
+        shutil.rmtree(directory)
