@@ -53,7 +53,7 @@ class Daemon:
 
 
 async def run(daemon: Daemon) -> None:
-    """Run until SIGINT or SIGTERM.
+    """Run until SIGINT, SIGTERM or, where it is not ignored, SIGHUP.
 
     Raises:
         LeasedbError: when no server could be brought up.
