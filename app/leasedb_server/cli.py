@@ -1,4 +1,4 @@
-"""The daemon's command line: ``leasedb serve`` and what ``leasedb doctor`` asks."""
+"""The daemon's command line: ``leasedb serve``, ``leasedb clean`` and what ``leasedb doctor`` asks."""
 
 import argparse
 import asyncio
@@ -16,7 +16,7 @@ from typing import Any
 import uvloop
 
 from leasedb_server import logs, settings
-from leasedb_server.domain.errors import LeasedbError
+from leasedb_server.domain.errors import BackendUnavailableError, LeasedbError
 from leasedb_server.settings import PREFIX, Settings
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     say, can neither be cancelled nor is it worth waiting for.
     """
     try:
-        chosen = settings.load(_flags(arguments))
+        chosen = settings.load(_flags(arguments, "serve", "Run the daemon in the foreground."))
         logs.set_up(chosen.log_format)
         assembly = _assembly()  # late: a wrong setting is said, and help given, without it
     except LeasedbError as error:
@@ -82,15 +82,35 @@ def diagnose() -> list[tuple[str, bool, str]]:
     return found
 
 
+def clean(arguments: Sequence[str] | None = None) -> int:
+    """Take away what makes servers start quickly and none uses now; return the exit code."""
+    try:
+        chosen = settings.load(_flags(arguments, "clean", "Take away prepared data directories, images and programs."))
+        cleaned = asyncio.run(_assembly().clean(chosen))
+    except LeasedbError as error:
+        print(f"leasedb: {error}", file=sys.stderr)
+        return 1
+    for kind, taken, problem in cleaned:
+        for line in taken:
+            print(f"removed {line}")
+        if isinstance(problem, BackendUnavailableError):
+            print(f"leasedb: {kind} skipped: {problem.detail}", file=sys.stderr)
+        elif problem is not None:
+            print(f"leasedb: {problem}", file=sys.stderr)
+    if not any(taken for _, taken, _ in cleaned):
+        print("nothing to clean")
+    return int(any(problem and not isinstance(problem, BackendUnavailableError) for _, _, problem in cleaned))
+
+
 def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _flags(arguments: Sequence[str] | None) -> dict[str, Any]:
+def _flags(arguments: Sequence[str] | None, command: str, description: str) -> dict[str, Any]:
     """Return the settings given as flags, by field name; only those given."""
     parser = argparse.ArgumentParser(
-        prog="leasedb serve",
-        description="Run the daemon in the foreground.",
+        prog=f"leasedb {command}",
+        description=description,
         epilog=f"Each setting is also read from {PREFIX}<NAME> and from leasedb.toml; flags win, then the environment.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,

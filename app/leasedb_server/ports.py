@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from leasedb_server.domain.cloning import Strategy
 from leasedb_server.domain.database import Database
 from leasedb_server.domain.lease import Instant, Lease
 from leasedb_server.domain.server import Endpoint, Server, Versions
@@ -70,6 +71,15 @@ class ServerBackend(Protocol):
     async def logs(self, name: str, lines: int) -> str:
         """Return the last lines the server logged, oldest first; empty when there are none."""
 
+    async def clean(self) -> list[str]:
+        """Take away what is kept so that servers start quickly; return a line for each thing taken.
+
+        Whatever a server still uses stays, and the next start makes anew what it misses.
+
+        Raises:
+            LeasedbError: when something could not be taken away.
+        """
+
     async def close(self) -> None:
         """Let go of connections and threads. Servers go on."""
 
@@ -81,6 +91,16 @@ class Survey:
     databases: frozenset[str]
     logins: frozenset[str]
     notes: tuple[str, ...] = ()  # what an operator should know, such as a promise this server cannot keep
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """How a server is: ``connections`` in use of the ``most`` that leases may have; free bytes, None when unknown."""
+
+    connections: int
+    most: int
+    memory_free: int | None = None
+    disk_free: int | None = None
 
 
 class DatabaseAdmin(Protocol):
@@ -102,14 +122,22 @@ class DatabaseAdmin(Protocol):
     async def survey(self, server_id: str, daemon: str) -> Survey:
         """Return what of this daemon's is there."""
 
-    async def guard(self, server_id: str) -> None:
-        """Take CONNECT on the server's own databases from PUBLIC. Only for servers that are ours."""
-
     async def create_base(self, server_id: str, database: str) -> Versions:
-        """Create ``database``, create `vector` in it and prove it (distance query, HNSW build), then seal it."""
+        """Make ``database`` the base template: with `vector`, which is proven (distance query, HNSW build), sealed.
 
-    async def create_database(self, server_id: str, template_database: str, database: Database) -> None:
-        """Clone the template under the database's name, with its login as owner and nobody else let in."""
+        What the server brought along for that (`Endpoint.base`) is used.
+        """
+
+    async def strategies(self, server_id: str) -> tuple[Strategy, ...]:
+        """Return the ways in which this server can clone, the one that is mostly quickest first."""
+
+    async def create_database(
+        self, server_id: str, template_database: str, database: Database, strategy: Strategy, *, overflow: bool = False
+    ) -> None:
+        """Clone the template under the database's name, with its login as owner and nobody else let in.
+
+        With ``overflow``, its files go to the server's place on a disk.
+        """
 
     async def fence(self, server_id: str, database: Database) -> int:
         """Refuse the login from now on and end the database's sessions; return how many were ended."""
@@ -120,8 +148,8 @@ class DatabaseAdmin(Protocol):
     async def drop_login(self, server_id: str, login: str) -> None:
         """Drop a login that owns no database; it is not missed when it is not there."""
 
-    async def beat(self, server_id: str) -> None:
-        """Make sure that the server answers and tell its watchdog that the daemon lives."""
+    async def beat(self, server_id: str) -> Pulse:
+        """Make sure that the server answers, tell its watchdog that the daemon lives, and return how the server is."""
 
     async def tidy(self, server_id: str) -> None:
         """Clear the server's own tables of what dropped databases and logins left. Only for servers that are ours."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import platformdirs
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -53,8 +53,19 @@ class Settings(BaseSettings):
         "18", pattern=r"^\d{2}$", description="major version of Postgres, for embedded and for the default image"
     )
     pool_servers: int = Field(1, ge=1, le=64, description="servers to run")
-    pool_ready: int = Field(10, ge=0, le=1000, description="databases to keep ready, per server and template")
-    pool_max: int = Field(100, ge=1, le=10_000, description="most databases in existence at once, over all servers")
+    pool_ready: int = Field(10, ge=0, le=10_000, description="databases to keep ready of a template in use, at least")
+    pool_ready_max: int = Field(
+        50, ge=0, le=10_000, description="databases to keep ready of a template at most (pool_ready if that is more)"
+    )
+    pool_max: int = Field(200, ge=1, le=10_000, description="most databases in existence at once, over all servers")
+    memory_limit: ByteSize | None = Field(
+        None,
+        ge=0,
+        description="memory for the files of one server, as in 2GB; 0: on disk; a quarter of what is free if unset",
+    )
+    idle_stop: Seconds | None = Field(
+        None, description="seconds without a lease after which servers stop; the next lease starts one; never if unset"
+    )
     default_ttl: Seconds = Field(300, description="seconds a lease lives when the caller names no ttl")
     max_ttl: Seconds = Field(86_400, description="seconds after which a lease ends, however often renewed")
     start_timeout: Seconds = Field(60, description="seconds a server may take until it answers a query")

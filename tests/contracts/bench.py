@@ -1,6 +1,7 @@
 """A container engine at hand, spoken to directly and through backends of daemons that exist for one test."""
 
 import asyncio
+import contextlib
 import io
 import json
 import tarfile
@@ -71,14 +72,27 @@ class Bench:
                 raise
             return None
 
+    def execute(self, name: str, command: list[str]) -> str:
+        """Run a command in a container and return what it prints."""
+        prepared = self.api.exec_create(name, command)
+        answer: bytes = self.api.exec_start(prepared["Id"])
+        return answer.decode()
+
+    def prepared(self, image: str) -> list[dict[str, Any]]:
+        """Return the images that the backend prepared from this one."""
+        return self.api.images(filters={"label": [f"leasedb.prepared.image={image}"]})
+
     def volumes(self) -> set[str]:
         return {volume["Name"] for volume in self.api.volumes()["Volumes"] or ()}
 
+    def volumes_of(self, name: str) -> dict[str, str]:
+        """Return the volumes of a container by the path they are put on."""
+        mounts = self.inspect(name)["Mounts"]
+        return {mount["Destination"]: mount["Name"] for mount in mounts if mount["Type"] == "volume"}
+
     def connect(self, endpoint: Endpoint, **options: Any) -> psycopg.Connection:
-        login = {"user": endpoint.user, "password": endpoint.password, **options}
-        return psycopg.connect(
-            host=endpoint.host, port=endpoint.port, dbname=endpoint.dbname, connect_timeout=3, autocommit=True, **login
-        )
+        login = {"user": endpoint.user, "password": endpoint.password, "dbname": endpoint.dbname, **options}
+        return psycopg.connect(host=endpoint.host, port=endpoint.port, connect_timeout=3, autocommit=True, **login)
 
     def try_connect(self, endpoint: Endpoint) -> psycopg.Connection | None:
         try:
@@ -97,9 +111,20 @@ class Bench:
 
     def close(self) -> None:
         self.finish()
-        for image in self._images:
+        for image in reversed(self._images):
+            for prepared in self.prepared(image):
+                self.api.remove_image(prepared["Id"], force=True)
             self.api.remove_image(image, force=True)
         self.api.close()
+
+
+def forget_prepared(engine: engines.RealEngine) -> None:
+    """Take away what was prepared from the images that all tests share, unless somebody uses it."""
+    with engine.api() as api:
+        for image in api.images(filters={"label": ["leasedb.prepared"]}):
+            if image["Labels"]["leasedb.prepared.image"].startswith("leasedb-test/pgvector:"):
+                with contextlib.suppress(APIError):
+                    api.remove_image(image["Id"])
 
 
 def tar(files: dict[str, str]) -> bytes:

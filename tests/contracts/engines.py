@@ -61,7 +61,7 @@ class RealEngine:
 
 def engine(name: str) -> RealEngine:
     """Return the engine (``docker`` or ``podman``) that has the image; skip, or fail where containers are required."""
-    found = _look(name)
+    found = look(name)
     if isinstance(found, str):
         missing(found)
     if not found.has(image()):
@@ -77,7 +77,7 @@ def missing(why: str) -> NoReturn:
 
 
 @functools.cache
-def _look(name: str) -> RealEngine | str:
+def look(name: str) -> RealEngine | str:
     """Return the engine, or why there is none. LEASEDB_TEST_DOCKER and LEASEDB_TEST_PODMAN name one by its address."""
     variable = f"LEASEDB_TEST_{name.upper()}"
     given = os.environ.get(variable)

@@ -104,19 +104,25 @@ def _existing() -> Iterator[Place]:
 
     admin_dsn = asyncio.run(start())
 
-    def answers() -> bool:
+    def answers(dsn: str) -> bool:
         try:
-            psycopg.connect(admin_dsn).close()
+            psycopg.connect(dsn).close()
         except psycopg.OperationalError:
             return False
         return True
 
-    until(answers, 20, "the lent server to answer")
+    until(lambda: answers(admin_dsn), 20, "the lent server to answer")
     with psycopg.connect(admin_dsn, autocommit=True) as admin:
         with psycopg.connect(admin_dsn.removesuffix("postgres") + "template1") as template:
             template.execute("CREATE EXTENSION vector")  # which a login that is no superuser cannot
         admin.execute("CREATE ROLE lender LOGIN PASSWORD 'lent' CREATEDB CREATEROLE")
         address = f"127.0.0.1:{admin.info.port}"
+        # with the access rules that other servers have
+        rules = sql.Literal(admin.execute("SHOW hba_file").fetchone()[0])
+        admin.execute(sql.SQL("COPY (SELECT 'host all all all scram-sha-256') TO {}").format(rules))
+        admin.execute("SELECT pg_reload_conf()")
+    lent = f"postgresql://lender:lent@{address}/postgres"
+    until(lambda: answers(lent), 20, "the lent server to let its lender in")
 
     def kill_server(server: dict[str, Any]) -> None:
         raise AssertionError(f"{server['name']} is not ours to kill")
@@ -132,7 +138,7 @@ def _existing() -> Iterator[Place]:
     try:
         yield Place(
             "existing",
-            {"BACKEND": "existing", "EXISTING_DSN": f"postgresql://lender:lent@{address}/postgres"},
+            {"BACKEND": "existing", "EXISTING_DSN": lent},
             kill_server,
             left,
             ours=False,

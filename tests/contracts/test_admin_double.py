@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from leasedb_server.backends.embedded import EmbeddedBackend, EmbeddedSettings
+from leasedb_server.domain.cloning import Strategy
 from leasedb_server.domain.database import Database
 from leasedb_server.domain.errors import ServerRefusedError, ServerUnreachableError
 from leasedb_server.domain.names import Kind, Name, new_daemon_id, new_ident, new_password
@@ -112,8 +113,8 @@ def sessions(place):
 
 def database():
     ident = new_ident()
-    name, login = (str(Name(DAEMON, kind, ident)) for kind in (Kind.DATABASE, Kind.LOGIN))
-    return Database(ident, SERVER, "base", name, login, new_password())
+    name = str(Name(DAEMON, Kind.DATABASE, ident))
+    return Database(ident, SERVER, "base", name, name, new_password())
 
 
 def template():
@@ -141,7 +142,7 @@ def on(place, work):
 async def made(admin):
     base, one = template(), database()
     await admin.create_base(SERVER, base)
-    await admin.create_database(SERVER, base, one)
+    await admin.create_database(SERVER, base, one, Strategy.COPY)
     return base, one
 
 
@@ -152,9 +153,9 @@ def test_a_server_has_to_be_opened_before_it_is_spoken_to(place):
         for call in (
             lambda: admin.beat(SERVER),
             lambda: admin.survey(SERVER, DAEMON),
-            lambda: admin.guard(SERVER),
+            lambda: admin.strategies(SERVER),
             lambda: admin.create_base(SERVER, template()),
-            lambda: admin.create_database(SERVER, template(), one),
+            lambda: admin.create_database(SERVER, template(), one, Strategy.COPY),
             lambda: admin.fence(SERVER, one),
             lambda: admin.drop(SERVER, one.name, one.login),
             lambda: admin.drop_login(SERVER, one.login),
@@ -179,7 +180,7 @@ def test_a_template_is_proven_and_sealed(place, sessions):
         with pytest.raises(ServerRefusedError):
             await admin.create_base(SERVER, base)
         one = database()
-        await admin.create_database(SERVER, base, one)
+        await admin.create_database(SERVER, base, one, Strategy.COPY)
         assert sessions(one, base) is None
         assert base in (await admin.survey(SERVER, DAEMON)).databases
 
@@ -188,10 +189,9 @@ def test_a_template_is_proven_and_sealed(place, sessions):
 
 def test_a_database_opens_for_its_own_login_only(place, sessions):
     async def work(admin):
-        await admin.guard(SERVER)
         base, one = await made(admin)
         other = database()
-        await admin.create_database(SERVER, base, other)
+        await admin.create_database(SERVER, base, other, Strategy.COPY)
         assert sessions(one) is not None
         assert sessions(one, other.name) is None
         assert sessions(one, base) is None
@@ -204,10 +204,10 @@ def test_what_is_there_already_or_has_no_template_is_refused(place):
     async def work(admin):
         base, one = await made(admin)
         with pytest.raises(ServerRefusedError):
-            await admin.create_database(SERVER, base, one)
+            await admin.create_database(SERVER, base, one, Strategy.COPY)
         fresh = database()
         with pytest.raises(ServerRefusedError):
-            await admin.create_database(SERVER, template(), fresh)
+            await admin.create_database(SERVER, template(), fresh, Strategy.COPY)
         survey = await admin.survey(SERVER, DAEMON)
         assert fresh.login in survey.logins  # half made: its login is there
         assert fresh.name not in survey.databases
@@ -234,7 +234,7 @@ def test_a_fence_refuses_the_login_and_ends_its_sessions(place, sessions):
     async def work(admin):
         base, one = await made(admin)
         other = database()
-        await admin.create_database(SERVER, base, other)
+        await admin.create_database(SERVER, base, other, Strategy.COPY)
         session, untouched = sessions(one), sessions(other)
         assert await admin.fence(SERVER, one) == 1
         assert place.ended(session)

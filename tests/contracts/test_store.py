@@ -28,7 +28,7 @@ READY = SERVER.ready(
     1001.5,
 )
 TEMPLATE = Template("t1", "s1", "base", "leasedb_aaaaaa_t_1")
-DATABASE = Database("d1", "s1", "base", "leasedb_aaaaaa_d_1", "leasedb_aaaaaa_r_1", "s3cret")
+DATABASE = Database("d1", "s1", "base", "leasedb_aaaaaa_d_1", "leasedb_aaaaaa_d_1", "s3cret")
 LEASE = Lease(
     id="l1",
     database_id="d1",

@@ -51,7 +51,7 @@ def test_a_server_that_falls_silent_is_replaced():
 
 
 def test_several_servers_share_the_leases():
-    with running(POOL_SERVERS="3", POOL_READY="2", POOL_MAX="30") as daemon:
+    with running(POOL_SERVERS="3", POOL_READY="6", POOL_MAX="30") as daemon:
         daemon.full()
         servers = {server["id"] for server in daemon.get("/servers")["servers"]}
         assert len(servers) == 3
@@ -60,7 +60,7 @@ def test_several_servers_share_the_leases():
 
 
 def test_one_server_that_dies_takes_only_its_own_leases():
-    with running(POOL_SERVERS="2", POOL_READY="2") as daemon:
+    with running(POOL_SERVERS="2", POOL_READY="4") as daemon:
         daemon.full()
         leases = [daemon.lease() for _ in range(4)]
         victim = leases[0]["server"]

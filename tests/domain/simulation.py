@@ -12,6 +12,7 @@ from leasedb_server.domain.pool import (
     StartServer,
     Stock,
     StopServer,
+    Surplus,
     Targets,
     View,
     plan,
@@ -23,6 +24,7 @@ NOW = 1000.0
 LATER = NOW + 5
 
 S, D = ServerState, DatabaseState
+_WHIMS = ("become quiet", "want", "fill up", "crowd", "fall asleep")
 
 
 @dataclass
@@ -40,7 +42,13 @@ class Pool:
 
     targets: Targets
     templates: tuple[str, ...]
+    workers: int = 2
+    wanted: dict[str, int] = field(default_factory=dict)
+    quiet: float = 60.0
+    asleep: bool = False
     now: float = NOW
+    full: set[str] = field(default_factory=set)
+    crowded: set[str] = field(default_factory=set)
     servers: dict[str, ServerState] = field(default_factory=dict)
     retry_at: dict[str, float] = field(default_factory=dict)
     databases: dict[str, PaperDatabase] = field(default_factory=dict)
@@ -54,7 +62,7 @@ class Pool:
         self.most_servers = self.targets.servers
 
     def deeds(self) -> list[str]:
-        return ["act", "act", "finish", "finish", "ask", "ask", "release", "die", "fail", "hang up"]
+        return ["act", "act", "finish", "finish", "ask", "ask", "release", "die", "fail", "hang up", *_WHIMS]
 
     def do(self, deed: str, choice: int) -> None:
         getattr(self, f"_{deed.replace(' ', '_')}")(choice)
@@ -73,8 +81,28 @@ class Pool:
             }
             condemned = tuple(database.id for database in of if database.state is D.CONDEMNED)
             dropping = sum(database.state is D.DROPPING for database in of)
-            servers.append(ServerView(server, state, stock, condemned, dropping, self.retry_at.get(server, 0.0)))
-        return View(tuple(servers), Counter(template for _, template in self.waiting), self.retry_at.get("", 0.0))
+            servers.append(
+                ServerView(
+                    server,
+                    state,
+                    stock,
+                    condemned,
+                    dropping,
+                    self.retry_at.get(server, 0.0),
+                    self.workers,
+                    full=server in self.full,
+                    crowded=server in self.crowded,
+                )
+            )
+        waiting = Counter(template for _, template in self.waiting)
+        return View(
+            tuple(servers),
+            waiting,
+            self.retry_at.get("", 0.0),
+            wanted=self.wanted,
+            quiet=self.quiet,
+            asleep=self.asleep,
+        )
 
     # --- deeds ---
 
@@ -98,6 +126,15 @@ class Pool:
             case DropDatabase(database):
                 assert self.databases[database].state is D.CONDEMNED
                 self.databases[database].state = D.DROPPING
+            case Surplus(server, template, count):
+                ready = [
+                    database
+                    for database in self.databases.values()
+                    if (database.server, database.template, database.state) == (server, template, D.READY)
+                ]
+                assert 0 < count <= len(ready)
+                for database in ready[:count]:
+                    database.state = D.CONDEMNED
 
     def _under_way(self) -> list[str]:
         servers = [server for server, state in self.servers.items() if state in {S.STARTING, S.STOPPING}]
@@ -153,6 +190,23 @@ class Pool:
             self.servers[server] = S.LOST
             self._empty(server)
 
+    def _become_quiet(self, choice: int) -> None:
+        self.quiet = (0.0, 0.5, 60.0)[choice % 3]
+
+    def _want(self, choice: int) -> None:
+        self.wanted[self.templates[choice % len(self.templates)]] = choice % 7
+
+    def _fill_up(self, choice: int) -> None:
+        if self.servers:
+            self.full ^= {sorted(self.servers)[choice % len(self.servers)]}
+
+    def _crowd(self, choice: int) -> None:
+        if self.servers:
+            self.crowded ^= {sorted(self.servers)[choice % len(self.servers)]}
+
+    def _fall_asleep(self, _choice: int) -> None:
+        self.asleep = not self.asleep
+
     def _empty(self, server: str) -> None:
         gone = {database.id for database in self.databases.values() if database.server == server}
         self.databases = {name: database for name, database in self.databases.items() if name not in gone}
@@ -166,6 +220,7 @@ class Pool:
                 for database in self.databases.values()
                 if (database.template, database.state) == (template, D.READY)
                 and self.servers[database.server] is S.READY
+                and database.server not in self.crowded
             )
             if database := next(ready, None):
                 assert database.id not in self.ever_held, "a database had a second holder"
@@ -183,17 +238,22 @@ class Pool:
         for server in self.servers.values():
             assert server is not S.GONE
         work = Counter(d.server for d in self.databases.values() if d.state in {D.MAKING, D.DROPPING})
-        assert all(number <= self.targets.workers for number in work.values())
+        assert all(number <= self.workers for number in work.values())
 
     # --- and in the end ---
 
     def rest(self, most: int = 500) -> None:
-        """Let everything under way and everything that is decided succeed."""
-        self.now = LATER
+        """Let everything under way and everything that is decided succeed, in a calm that lasts."""
+        self.now, self.quiet, self.asleep = LATER, 60.0, False
+        self.full.clear()
+        self.crowded.clear()
+        self._serve()
         for turn in range(most):
+            before = self.view()
             self._act(0)
             self.check()
-            if not self._under_way():
+            self._serve()
+            if not self._under_way() and self.view() == before:
                 break
             self._finish(turn * 7)
             self._serve()
@@ -207,8 +267,13 @@ class Pool:
         states = Counter(database.state for database in self.databases.values())
         assert set(states) <= {D.READY, D.LEASED}
         full = len(self.databases) == targets.most
-        for view in self.view().servers:
-            for stock in view.stock.values():
-                assert stock.ready >= targets.ready or full
-        if self.waiting:
-            assert full, "somebody waits although there is room"
+        waited_for = {template for _, template in self.waiting}
+        for template in self.templates:
+            ready = sum(view.stock[template].ready for view in self.view().servers)
+            wanted = self.wanted.get(template, targets.ready * targets.servers)
+            assert ready >= wanted or full
+            if template in self.wanted:
+                assert ready <= (wanted + wanted // 4 + 2 if wanted else 0)
+            if waited_for:
+                assert full, "somebody waits although there is room"
+                assert not ready, "somebody waits for the room that a ready database takes up"

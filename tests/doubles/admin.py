@@ -4,16 +4,17 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator
 
+from leasedb_server.domain.cloning import Strategy
 from leasedb_server.domain.database import Database
 from leasedb_server.domain.errors import ServerRefusedError, ServerUnreachableError
 from leasedb_server.domain.names import daemon_prefix
 from leasedb_server.domain.server import Endpoint, Versions
-from leasedb_server.ports import Survey
+from leasedb_server.ports import Pulse, Survey
 from tests.doubles.world import FakeDatabase, FakeLogin, FakeServer, FakeWorld, Faults
 
 VERSIONS = Versions("18.1", "0.8.1")
 DUPLICATE_DATABASE, DUPLICATE_LOGIN, UNKNOWN_DATABASE = "42P04", "42710", "3D000"
-UNKNOWN_LOGIN, STILL_OWNS = "42704", "2BP01"
+UNKNOWN_LOGIN, STILL_OWNS, NOT_SUPPORTED = "42704", "2BP01", "0A000"
 
 
 class FakeAdmin:
@@ -28,6 +29,11 @@ class FakeAdmin:
         self.versions = VERSIONS
         self.notes: tuple[str, ...] = ()
         self.vector_fails = False
+        self.pulse = Pulse(connections=1, most=100)
+        self.ways = (Strategy.COPY, Strategy.LOG)
+        self.unsupported: set[Strategy] = set()
+        self.used: list[Strategy] = []  # of the clones made
+        self.overflowed: set[str] = set()  # databases whose files lie elsewhere
         self._ports: dict[str, int] = {}
 
     async def open(self, server_id: str, endpoint: Endpoint, within: float) -> None:
@@ -47,10 +53,6 @@ class FakeAdmin:
             self.notes,
         )
 
-    async def guard(self, server_id: str) -> None:
-        await self._meet("guard", server_id)
-        self._server(server_id)
-
     async def create_base(self, server_id: str, database: str) -> Versions:
         await self._meet("create_base", server_id, database)
         self._create(server_id, database, None)
@@ -61,7 +63,13 @@ class FakeAdmin:
         await self.world.step("base sealed")
         return self.versions
 
-    async def create_database(self, server_id: str, template_database: str, database: Database) -> None:
+    async def strategies(self, server_id: str) -> tuple[Strategy, ...]:
+        self._server(server_id)
+        return self.ways
+
+    async def create_database(
+        self, server_id: str, template_database: str, database: Database, strategy: Strategy, *, overflow: bool = False
+    ) -> None:
         with self._working(server_id):
             await self._meet("create_database", server_id, database.name)
             server = self._server(server_id)
@@ -72,7 +80,12 @@ class FakeAdmin:
             server = self._server(server_id)
             if template_database not in server.databases:
                 raise ServerRefusedError(f"template {template_database} does not exist", sqlstate=UNKNOWN_DATABASE)
+            if strategy in self.unsupported:
+                raise ServerRefusedError(f"cannot clone by {strategy} here", sqlstate=NOT_SUPPORTED)
             self._create(server_id, database.name, database.login)
+            if overflow:
+                self.overflowed.add(database.name)
+            self.used.append(strategy)
             await self.world.step("database created")
 
     async def fence(self, server_id: str, database: Database) -> int:
@@ -100,9 +113,10 @@ class FakeAdmin:
         self._drop_login(server_id, login)
         await self.world.step("login dropped")
 
-    async def beat(self, server_id: str) -> None:
+    async def beat(self, server_id: str) -> Pulse:
         await self._meet("beat", server_id)
         self._server(server_id)
+        return self.pulse
 
     async def tidy(self, server_id: str) -> None:
         await self._meet("tidy", server_id)

@@ -80,6 +80,9 @@ class FakeBackend:
         await self.faults.meet("logs", name)
         return f"LOG:  last words of {name}" if self.disposable and lines else ""
 
+    async def clean(self) -> list[str]:
+        return []
+
     async def close(self) -> None:
         self.closed = True
 

@@ -72,11 +72,3 @@ def test_links_lead_somewhere(page):
         if line.startswith("#")
     }
     assert [anchor for target, anchor in targets if not target and anchor[1:] not in headings] == []
-
-
-def test_the_readme_has_the_figures():
-    found = re.search(
-        r"<!-- benchmarks:begin -->\n(.*)<!-- benchmarks:end -->", (ROOT / "README.md").read_text(), re.DOTALL
-    )
-    assert found
-    assert "| warm `POST /leases` |" in found[1]

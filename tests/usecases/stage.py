@@ -6,12 +6,15 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from leasedb_server.domain.database import Database, DatabaseState
+from leasedb_server.domain.demand import Demand
 from leasedb_server.domain.inventory import Inventory
 from leasedb_server.domain.lease import Holder, Lease
-from leasedb_server.domain.pool import Targets
+from leasedb_server.domain.pool import CALM, Targets
 from leasedb_server.domain.setbacks import Setbacks
-from leasedb_server.usecases.leasing import LeaseRequest, Leasing
+from leasedb_server.usecases.asking import LeaseRequest
+from leasedb_server.usecases.leasing import Leasing
 from leasedb_server.usecases.ledger import Ledger
+from leasedb_server.usecases.making import Making
 from leasedb_server.usecases.serving import Serving
 from leasedb_server.usecases.upkeep import Upkeep
 from tests.doubles import FakeAdmin, FakeBackend, FakeClock, FakeProcesses, FakeServer, FakeWorld, MemoryStore
@@ -72,12 +75,15 @@ class Life:
         others: Mapping[str, bool] | None = None,
         processes: FakeProcesses | None = None,
         max_ttl: float = 86_400.0,
+        idle_stop: float | None = None,
     ) -> None:
         self.world, self.store, self.clock, self.targets = world, store, clock, targets
         self.kinds = kinds or {"embedded": True}  # disposable or not, in the order in which they are tried
         self.others = others or {}
         self.processes = processes or FakeProcesses()
         self.max_ttl = max_ttl
+        self.idle_stop = idle_stop
+        self.demand = Demand(floor := targets.ready * targets.servers, floor)
         self.inventory, self.wake = Inventory(), asyncio.Event()
         self.admin = FakeAdmin(world)
         self.tasks: set[asyncio.Task[object]] = set()
@@ -98,6 +104,8 @@ class Life:
             self.clock,
             self.processes,
             setbacks=setbacks,
+            demand=self.demand,
+            refill=lambda: self.upkeep.refill(),  # noqa: PLW0108 - it is made below
             max_ttl=self.max_ttl,
             wake=self.wake.set,
         )
@@ -110,16 +118,26 @@ class Life:
             others=[self.backends[kind] for kind in self.others],
             start_timeout=60.0,
         )
-        self.upkeep = Upkeep(
+        self.making = Making(
             self.ledger,
             self.admin,
             self.clock,
-            self.leasing,
             self.serving,
             setbacks=setbacks,
             daemon=self.daemon,
+            wake=self.wake.set,
+        )
+        self.upkeep = Upkeep(
+            self.ledger,
+            self.clock,
+            self.leasing,
+            self.serving,
+            self.making,
+            setbacks=setbacks,
+            demand=self.demand,
             targets=self.targets,
             wake=self.wake,
+            idle_stop=self.idle_stop,
         )
         return self
 
@@ -139,7 +157,8 @@ class Life:
         task.add_done_callback(self.tasks.discard)
 
     async def settle(self, most: int = 500) -> None:
-        """Plan and act until there is nothing to do."""
+        """Plan and act until there is nothing to do, not even when it is calm."""
+        calm = False
         for _ in range(most):
             await self.upkeep.turn(self.spawn)
             if self.tasks:
@@ -147,8 +166,13 @@ class Life:
                 continue
             self.wake.clear()
             await self.turns(3)  # callers who were served go on
-            if not self.wake.is_set():
+            if self.wake.is_set():
+                calm = False
+            elif calm:
                 return
+            else:
+                self.clock.advance(2 * CALM)  # what can wait for a calm moment is done now
+                calm = True
         raise AssertionError(f"never settles: {self.upkeep.view()}")
 
     async def turns(self, number: int = 20) -> None:

@@ -19,7 +19,7 @@ from leasedb_server.domain.errors import (
 )
 from leasedb_server.domain.lease import LeaseState
 from leasedb_server.domain.pool import Targets
-from leasedb_server.usecases.leasing import CallerGoneError
+from leasedb_server.usecases.asking import CallerGoneError
 from tests.doubles import FakeProcesses
 from tests.usecases.stage import TIGHT, begun, lives, run, taken, waiting
 
@@ -66,7 +66,7 @@ async def test_patience_ends_with_the_place_in_line(life):
     patient, _ = await waiting(life, "a", "b", wait=600)
     with pytest.raises(PoolExhaustedError, match=r"within 5 s: 2 databases are leased.* number 3 in line") as caught:
         await life.acquire("c", wait=5)
-    assert (caught.value.position, caught.value.retry_after) == (3, 7)
+    assert (caught.value.position, caught.value.retry_after) == (3, 8)
     assert life.leasing.waiting() == {"base": 2}
     assert not patient.done()
 

@@ -7,10 +7,11 @@ import logging
 
 import pytest
 
+from leasedb_server.domain import pace
 from leasedb_server.domain.database import DatabaseState
 from leasedb_server.domain.errors import ServerRefusedError, ServerStartError, ServerUnreachableError, StoreFailedError
 from leasedb_server.domain.lease import LeaseState
-from leasedb_server.domain.pool import Targets
+from leasedb_server.domain.pool import CALM, Targets
 from leasedb_server.domain.server import ServerState
 from leasedb_server.usecases.upkeep import HISTORY
 from tests.doubles import FakeClock, FakeWorld, MemoryStore
@@ -45,7 +46,7 @@ def test_a_full_pool_is_as_the_targets_say():
         life = await begun(targets=Targets(servers=2, ready=3, most=20))
         assert healthy(life)
         assert life.count(DatabaseState.READY) == 6
-        assert max(life.admin.most_at_work.values()) == life.upkeep.targets.workers
+        assert max(life.admin.most_at_work.values()) == pace.BEGIN
 
     run(work())
 
@@ -53,7 +54,7 @@ def test_a_full_pool_is_as_the_targets_say():
 def test_a_make_that_fails_leaves_nothing_and_is_tried_again_after_a_pause(caplog):
     async def work():
         world = FakeWorld()
-        life = Life(world, MemoryStore(world), FakeClock())
+        life = Life(world, MemoryStore(world), FakeClock(), targets=Targets(servers=1, ready=4, most=6))
         await life.load()
         await life.serving.choose(lambda _line: None)
         life.admin.faults.errors = {"create_database": [REFUSED] * 2}
@@ -183,6 +184,7 @@ def test_a_server_lost_while_databases_are_made_and_dropped_takes_them_along():
         lease = await life.acquire()
         await life.leasing.release(lease.id, sync=False)
         life.admin.faults.hanging = {"create_database", "drop"}
+        life.clock.advance(2 * CALM)
         await life.upkeep.turn(life.spawn)
         await life.turns(3)
         assert (life.count(DatabaseState.MAKING), life.count(DatabaseState.DROPPING)) == (1, 1)
@@ -259,7 +261,7 @@ def test_starts_that_fail_later_are_tried_again_with_growing_pauses():
                 tried.append(life.clock.now())
                 assert life.upkeep.trouble().startswith("no memory")
             life.clock.advance(0.25)
-        assert [after - first for first, after in itertools.pairwise(tried)] == [0.5, 1.0]
+        assert [after - first for first, after in itertools.pairwise(tried)] == pytest.approx([0.5, 1.0], abs=4 * CALM)
         assert healthy(life)
         assert life.upkeep.trouble() == ""
 

@@ -8,7 +8,7 @@ from fastapi.openapi.utils import get_openapi
 
 from leasedb_server.api import errors as api
 from leasedb_server.api.errors import PROBLEM, STATUS
-from leasedb_server.api.schemas import LEASE_EXAMPLE, LeaseOut, Problem
+from leasedb_server.api.schemas import LEASE_EXAMPLE, LeaseBody, LeaseOut, Problem
 from leasedb_server.domain.errors import InvalidRequestError, LeasedbError, PoolExhaustedError
 
 DESCRIPTION: Final = """Leases fresh, isolated Postgres databases with pgvector loaded.
@@ -68,16 +68,17 @@ def _example(status: int, kind: type[LeasedbError]) -> Mapping[str, Any]:
 
 
 def install(app: FastAPI) -> None:
-    """Have the app answer with a document that has the schemas which only errors use, and the token."""
+    """Have the app answer with a document that has the schemas that no signature names, and the token."""
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
             made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             components = made.setdefault("components", {})
             reference = "#/components/schemas/{model}"
-            schema = Problem.model_json_schema(ref_template=reference)
             schemas = components.setdefault("schemas", {})
-            schemas.update({**schema.pop("$defs", {}), "Problem": schema})
+            for model in (Problem, LeaseBody):
+                schema = model.model_json_schema(ref_template=reference)
+                schemas.update({**schema.pop("$defs", {}), model.__name__: schema})
             schemas[LeaseOut.__name__]["examples"] = [LEASE_EXAMPLE]  # with its nulls, which FastAPI takes out
             components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
             made["security"] = [{}, {"token": []}]  # asked for where LEASEDB_TOKEN is set

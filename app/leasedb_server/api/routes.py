@@ -7,11 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
+from pydantic import Field, TypeAdapter
 
+from leasedb_server.api.bodies import body_of, documented, header_of
 from leasedb_server.api.documentation import WITH_BODY, problems
+from leasedb_server.api.rendering import counts, instant, lease_summary, lease_whole, server_whole
 from leasedb_server.api.schemas import (
+    DemandBody,
+    DemandOut,
     HealthOut,
     LeaseBody,
     LeaseOut,
@@ -21,16 +26,14 @@ from leasedb_server.api.schemas import (
     ReleasedOut,
     RenewBody,
     ServersOut,
-    counts,
-    lease_summary,
-    lease_whole,
-    server_whole,
 )
 from leasedb_server.domain import errors
 from leasedb_server.domain.errors import InvalidRequestError, NotReadyError
 from leasedb_server.domain.inventory import Inventory, with_labels
 from leasedb_server.domain.lease import Holder, LeaseState
-from leasedb_server.usecases.leasing import CallerGoneError, LeaseRequest, Leasing
+from leasedb_server.usecases.asking import CallerGoneError, LeaseRequest
+from leasedb_server.usecases.leasing import Leasing
+from leasedb_server.usecases.making import Making
 from leasedb_server.usecases.serving import Serving
 from leasedb_server.usecases.upkeep import Upkeep
 
@@ -38,12 +41,18 @@ CLIENT_CLOSED_REQUEST: Final = 499  # nobody reads it; the number is nginx's
 
 Labels = Annotated[list[str] | None, Query(alias="label", description="`key:value`; repeated, all must match")]
 Sync = Annotated[bool, Query(description="answer once the database is gone, not only fenced")]
-Key = Annotated[
-    str | None,
-    Header(
-        min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$", description="a repeated request gets the same lease"
-    ),
-]
+KEY: Final = TypeAdapter(
+    Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=255,
+            pattern=r"^[\x21-\x7e]+$",
+            description="a repeated request gets the same lease",
+        ),
+    ]
+)
+KEY_HEADER: Final = "Idempotency-Key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +62,7 @@ class UseCases:
     inventory: Inventory
     leasing: Leasing
     serving: Serving
+    making: Making
     upkeep: Upkeep
     default_ttl: float
     version: str
@@ -84,10 +94,11 @@ def lease_routes(use: UseCases) -> APIRouter:
                 errors.StoreFailedError,
             ),
         },
+        openapi_extra=documented(LeaseBody, {KEY_HEADER: KEY}),
     )
-    async def acquire(request: Request, body: LeaseBody | None = None, idempotency_key: Key = None) -> Response:
+    async def acquire(request: Request) -> Response:
         """Lease a fresh database: at once when one is ready, else in turn."""
-        body = body or LeaseBody()
+        body, key = await body_of(request, LeaseBody), header_of(request, KEY_HEADER, KEY)
         wanted = LeaseRequest(
             ttl=use.default_ttl if body.ttl is None else body.ttl,
             wait=body.wait,
@@ -95,8 +106,8 @@ def lease_routes(use: UseCases) -> APIRouter:
             holder=Holder(body.holder, body.pid),
             labels=body.labels,
             postgres=body.postgres,
-            key=idempotency_key,
-            digest=_digest(body) if idempotency_key else None,
+            key=key,
+            digest=_digest(body) if key else None,
         )
 
         async def hung_up() -> None:
@@ -176,7 +187,13 @@ def stock_routes(use: UseCases) -> APIRouter:
         """List the servers and tell why this backend was chosen."""
         serving = use.serving
         known = [
-            server_whole(server, use.inventory, serving.notes.get(server.id, ()))
+            server_whole(
+                server,
+                use.inventory,
+                serving.notes.get(server.id, ()),
+                serving.pulses,
+                use.making.learned(server.id),
+            )
             for server in use.inventory.servers.values()
         ]
         return JSONResponse({"backend": serving.kind, "reason": serving.reason, "servers": known})
@@ -202,13 +219,41 @@ def stock_routes(use: UseCases) -> APIRouter:
                 "ready": stock.ready,
                 "making": stock.making,
                 "leased": stock.leased,
-                "target": targets.ready,
+                "target": -(-view.wanted.get(template, 0) // len(view.servers)),  # rounded up
             }
             for server in view.servers
             for template, stock in server.stock.items()
         ]
-        waiting = sum(view.waiting.values())
-        return JSONResponse({**counts(total), "waiting": waiting, "max": targets.most, "per": per})
+        return JSONResponse(
+            {
+                **counts(total),
+                "waiting": sum(view.waiting.values()),
+                "max": targets.most,
+                "asleep": use.upkeep.asleep,
+                "demand": [
+                    {
+                        "template": template,
+                        "target": forecast.target,
+                        "rate": round(forecast.rate, 2),
+                        "peak": round(forecast.peak, 1),
+                        "hinted": forecast.hinted,
+                    }
+                    for template, forecast in use.upkeep.forecasts().items()
+                ],
+                "per": per,
+            }
+        )
+
+    @router.put(
+        "/demand",
+        responses={200: {"model": DemandOut}, **problems(*WITH_BODY, errors.UnknownTemplateError)},
+    )
+    async def demand(body: DemandBody) -> Response:
+        """Say what is coming: so many leases of a template, by a holder, within `ttl`. Each lease counts one down."""
+        ttl = use.default_ttl if body.ttl is None else body.ttl
+        until, target = use.upkeep.expect(body.template, body.count, body.holder, ttl)
+        said = {"template": body.template, "holder": body.holder, "count": body.count}
+        return JSONResponse({**said, "expires_at": instant(until), "target": target})
 
     return router
 
@@ -223,13 +268,15 @@ def operation_routes(use: UseCases) -> APIRouter:
 
     @router.get("/readyz", response_model=ReadyOut, responses=problems(NotReadyError))
     async def readyz() -> Mapping[str, Any]:
-        """Answer 200 when a server is ready to lease from."""
+        """Answer 200 when a server is ready to lease from, or asleep and started by the next lease."""
         ready = use.inventory.ready_servers()
-        if not ready:
+        asleep = use.upkeep.asleep
+        if not ready and not asleep:
             trouble = use.upkeep.trouble()
             raise NotReadyError(f"No server is ready yet{': ' + trouble if trouble else '; one is being started'}.")
         stock = counts(use.inventory.counts_of_all())
-        return {"status": "ready", "backend": use.serving.kind, "servers": len(ready), "ready": stock["ready"]}
+        status = "asleep" if asleep else "ready"
+        return {"status": status, "backend": use.serving.kind, "servers": len(ready), "ready": stock["ready"]}
 
     return router
 

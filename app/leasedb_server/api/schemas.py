@@ -1,20 +1,16 @@
 """The wire: what bodies may hold, what answers look like."""
 
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field
-
-from leasedb_server.domain.database import Database, DatabaseState
-from leasedb_server.domain.inventory import Inventory
-from leasedb_server.domain.lease import Instant, Lease
-from leasedb_server.domain.server import Server
 
 LabelKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
 LabelValue = Annotated[str, Field(max_length=255)]
 Ttl = Annotated[float, Field(gt=0, allow_inf_nan=False, description="seconds", examples=[300])]
+
+
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
 class _Body(BaseModel):
@@ -44,6 +40,21 @@ class LeaseBody(_Body):
     )
     postgres: str | None = Field(
         default=None, pattern=r"^\d{2}$", description="major version that the server must have", examples=["18"]
+    )
+
+
+class DemandBody(_Body):
+    """What `PUT /demand` takes."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"count": 120, "holder": "shop tests", "template": "base", "ttl": 600}]}
+    )
+
+    template: str = Field(default="base", max_length=100, description="what will be asked for")
+    count: int = Field(ge=0, le=10_000, description="leases to come; 0 withdraws what was said")
+    holder: str = Field(default="", max_length=200, description="who is going to ask, as in the leases to come")
+    ttl: Seconds | None = Field(
+        default=None, description="seconds for which this is expected; the daemon's default_ttl when left out"
     )
 
 
@@ -87,9 +98,10 @@ class UrlsOut(BaseModel):
     sqlalchemy: str
     asyncpg: str
     jdbc: str
+    socket: str | None = Field(description="as libpq, over the Unix socket; null when there is none")
 
 
-_USER, _DATABASE, _PASSWORD = "leasedb_k3x9qa_r_7f3ab2qpxm4yc", "leasedb_k3x9qa_d_7f3ab2qpxm4yc", "0b5d..."
+_USER, _DATABASE, _PASSWORD = "leasedb_k3x9qa_d_7f3ab2qpxm4yc", "leasedb_k3x9qa_d_7f3ab2qpxm4yc", "0b5d..."
 _DSN = f"postgresql://{_USER}:{_PASSWORD}@127.0.0.1:40231/{_DATABASE}"
 LEASE_EXAMPLE: dict[str, Any] = {
     "id": "q2v6fmxh3k7yd",
@@ -117,7 +129,9 @@ LEASE_EXAMPLE: dict[str, Any] = {
         "sqlalchemy": _DSN.replace("postgresql:", "postgresql+psycopg:"),
         "asyncpg": _DSN,
         "jdbc": f"jdbc:postgresql://127.0.0.1:40231/{_DATABASE}?user={_USER}&password={_PASSWORD}",
+        "socket": f"postgresql://{_USER}:{_PASSWORD}@/{_DATABASE}?host=%2Frun%2Fleasedb&port=40231",
     },
+    "socket": "/run/leasedb",
     "env": {
         "PGHOST": "127.0.0.1",
         "PGPORT": "40231",
@@ -138,6 +152,9 @@ class LeaseOut(LeaseSummary):
     database: str
     user: str
     password: str
+    socket: str | None = Field(
+        description="directory of the server's Unix socket, for programs of its machine; or null"
+    )
     urls: UrlsOut
     env: dict[str, str] = Field(description="PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE and DATABASE_URL")
 
@@ -148,6 +165,30 @@ class LeasesOut(BaseModel):
 
 class ReleasedOut(BaseModel):
     released: int
+
+
+class DemandOut(BaseModel):
+    template: str
+    holder: str
+    count: int
+    expires_at: datetime
+    target: int = Field(description="databases of the template that are now kept ready")
+
+
+class CloningOut(BaseModel):
+    """One way of cloning one template on one server, as measured on the databases made so far."""
+
+    template: str
+    strategy: Literal["file_copy", "wal_log", "file_copy_clone"]
+    milliseconds: float | None = Field(description="median of the last clones; null before the first")
+    clones: int
+    chosen: bool = Field(description="the quickest, used from now on")
+    refused: str = Field(description="why this way cannot be used here, else empty")
+
+
+class ConnectionsOut(BaseModel):
+    used: int
+    most: int = Field(description="near this, requests wait")
 
 
 class CountsOut(BaseModel):
@@ -170,6 +211,13 @@ class ServerOut(BaseModel):
     error: str
     databases: CountsOut
     notes: list[str] = Field(description="what to know of this server, such as a promise it cannot keep")
+    memory: int | None = Field(description="bytes of memory that its files may take; null when they lie on a disk")
+    place: Literal["main", "overflow", "none"] = Field(
+        description="where the next database goes: with everything else; to the disk, when memory is used up; nowhere"
+    )
+    connections: ConnectionsOut | None
+    workers: int | None = Field(description="statements at work at once that this server rewards; null when unknown")
+    cloning: list[CloningOut]
 
 
 class ServersOut(BaseModel):
@@ -187,9 +235,21 @@ class StockOut(BaseModel):
     target: int
 
 
+class DemandForecastOut(BaseModel):
+    """What is kept ready of a template, and why."""
+
+    template: str
+    target: int = Field(description="databases to keep ready, over all servers")
+    rate: float = Field(description="requests per second lately")
+    peak: float = Field(description="databases that had to be in stock lately for nobody to wait")
+    hinted: int = Field(description="leases that were announced and are still to come")
+
+
 class PoolOut(CountsOut):
     waiting: int = Field(description="requests in line")
     max: int = Field(description="most databases in existence at once")
+    asleep: bool = Field(description="no server runs, for want of use; the next lease starts one")
+    demand: list[DemandForecastOut]
     per: list[StockOut]
 
 
@@ -203,7 +263,7 @@ class HealthOut(BaseModel):
 
 
 class ReadyOut(BaseModel):
-    status: Literal["ready"]
+    status: Literal["ready", "asleep"]
     backend: str
     servers: int
     ready: int
@@ -225,105 +285,3 @@ class Problem(BaseModel):
     hint: str
     errors: list[FaultOut] | None = None
     position: int | None = None
-
-
-def instant(value: Instant) -> str:
-    """Return RFC 3339 in UTC, with milliseconds."""
-    return datetime.fromtimestamp(value, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _maybe(value: Instant | None) -> str | None:
-    return None if value is None else instant(value)
-
-
-def lease_summary(lease: Lease, inventory: Inventory) -> dict[str, Any]:
-    """Return a `LeaseSummary`."""
-    database = inventory.databases[lease.database_id]
-    server = inventory.server_of(database)
-    return {
-        "id": lease.id,
-        "state": lease.state,
-        "template": database.template,
-        "server": database.server_id,
-        "backend": server.backend,
-        "versions": _versions(server),
-        "holder": {"name": lease.holder.name, "pid": lease.holder.pid},
-        "labels": dict(lease.labels),
-        "created_at": instant(lease.created_at),
-        "expires_at": instant(lease.expires_at),
-        "max_expires_at": instant(lease.max_expires_at),
-        "ttl": round(lease.ttl, 3),
-        "ended_at": _maybe(lease.ended_at),
-        "end_reason": lease.end_reason,
-    }
-
-
-def lease_whole(lease: Lease, inventory: Inventory) -> dict[str, Any]:
-    """Return a `LeaseOut`."""
-    database = inventory.databases[lease.database_id]
-    server = inventory.server_of(database)
-    host, port = (server.endpoint.host, server.endpoint.port) if server.endpoint else ("", 0)
-    return {**lease_summary(lease, inventory), **_connection(database, host, port)}
-
-
-def _connection(database: Database, host: str, port: int) -> dict[str, Any]:
-    # Names and passwords of ours need no quoting (domain.names); a host from an existing server's DSN may be IPv6.
-    address = f"[{host}]" if ":" in host else quote(host)
-    rest = f"{database.login}:{database.password}@{address}:{port}/{database.name}"
-    dsn = f"postgresql://{rest}"
-    credentials = f"user={database.login}&password={database.password}"
-    return {
-        "dsn": dsn,
-        "host": host,
-        "port": port,
-        "database": database.name,
-        "user": database.login,
-        "password": database.password,
-        "urls": {
-            "libpq": dsn,
-            "sqlalchemy": f"postgresql+psycopg://{rest}",
-            "asyncpg": dsn,
-            "jdbc": f"jdbc:postgresql://{address}:{port}/{database.name}?{credentials}",
-        },
-        "env": {
-            "PGHOST": host,
-            "PGPORT": str(port),
-            "PGUSER": database.login,
-            "PGPASSWORD": database.password,
-            "PGDATABASE": database.name,
-            "DATABASE_URL": dsn,
-        },
-    }
-
-
-def server_whole(server: Server, inventory: Inventory, notes: tuple[str, ...]) -> dict[str, Any]:
-    """Return a `ServerOut`."""
-    return {
-        "id": server.id,
-        "name": server.name,
-        "backend": server.backend,
-        "state": server.state,
-        "host": server.endpoint.host if server.endpoint else None,
-        "port": server.endpoint.port if server.endpoint else None,
-        "versions": _versions(server),
-        "created_at": instant(server.created_at),
-        "ready_at": _maybe(server.ready_at),
-        "error": server.error,
-        "databases": counts(inventory.counts_of(server.id)),
-        "notes": list(notes),
-    }
-
-
-def counts(by_state: Mapping[DatabaseState, int]) -> dict[str, int]:
-    """Return a `CountsOut`; what is being dropped is condemned still."""
-    states = DatabaseState
-    return {
-        "ready": by_state.get(states.READY, 0),
-        "making": by_state.get(states.MAKING, 0),
-        "leased": by_state.get(states.LEASED, 0),
-        "condemned": by_state.get(states.CONDEMNED, 0) + by_state.get(states.DROPPING, 0),
-    }
-
-
-def _versions(server: Server) -> dict[str, str] | None:
-    return {"postgres": server.versions.postgres, "vector": server.versions.vector} if server.versions else None

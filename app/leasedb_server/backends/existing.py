@@ -43,5 +43,8 @@ class ExistingBackend:
         del name, lines
         return ""
 
+    async def clean(self) -> list[str]:
+        return []
+
     async def close(self) -> None:
         pass

@@ -15,8 +15,13 @@ _TUNING = {
     "shared_buffers": "64MB",
     # Many small suites share one server; an unused slot costs a few kilobytes.
     "max_connections": "500",
+    # The lock table is shared by everything on a server, and a suite that drops a schema of a thousand tables takes
+    # thousands of locks at once. A slot costs some 250 bytes, of memory that is touched only when it is used.
+    "max_locks_per_transaction": "256",
     # A lease that takes all it can get must not shut the daemon out.
     "superuser_reserved_connections": "10",
+    # The log lies beside the databases, often in memory, and nothing is ever recovered from it.
+    "max_wal_size": "256MB",
     # For code under test that commits in two phases; a slot costs less than a kilobyte.
     "max_prepared_transactions": "64",
     # A worker inside a template or a condemned database collides with CREATE and DROP DATABASE. Databases live

@@ -12,7 +12,10 @@ from collections.abc import Sequence
 _SCRIPT = r"""
 beat=$1 limit=$2 starting=$3 linger=$4 leftover=$5
 shift 5
-"$@" &
+(
+    shift "$leftover"
+    exec "$@"
+) &
 child=$!
 told=
 trap 'told=1; kill -QUIT "$child" 2>/dev/null' INT TERM
@@ -51,7 +54,11 @@ if [ -z "$told" ] && kill -0 "$watch" 2>/dev/null && [ -s "$beat" ] && [ "$linge
 fi
 kill "$watch" 2>/dev/null
 wait "$watch"
-[ -z "$leftover" ] || rm -rf "$leftover"
+while [ "$leftover" -gt 0 ]; do
+    rm -rf "$1"
+    shift
+    leftover=$((leftover - 1))
+done
 exit "$code"
 """
 
@@ -63,7 +70,7 @@ def watched(
     limit: float,
     starting: float,
     linger: int = 0,
-    leftover: str = "",
+    leftover: Sequence[str] = (),
 ) -> list[str]:
     """Return the command that runs ``command`` under the watchdog.
 
@@ -73,7 +80,18 @@ def watched(
         limit: seconds without a beat after which the server is stopped.
         starting: seconds until the first beat, if that is more: a server has to be up before it can be told to beat.
         linger: seconds to stay, after a server that had been in service ended by itself, so that its log can be read.
-        leftover: what to delete when the server has ended.
+        leftover: the paths to delete when the server has ended.
     """
     limits = (str(max(1, round(seconds))) for seconds in (limit, max(limit, starting)))
-    return ["sh", "-c", _SCRIPT, "leasedb-watchdog", heartbeat, *limits, str(linger), leftover, *command]
+    return [
+        "sh",
+        "-c",
+        _SCRIPT,
+        "leasedb-watchdog",
+        heartbeat,
+        *limits,
+        str(linger),
+        str(len(leftover)),
+        *leftover,
+        *command,
+    ]

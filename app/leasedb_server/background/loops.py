@@ -16,9 +16,9 @@ async def warm(upkeep: Upkeep, wake: asyncio.Event, spawn: Spawn) -> None:
     """Plan and act whenever something happened."""
     while True:
         wake.clear()
-        await upkeep.turn(spawn)
+        until_calm = await upkeep.turn(spawn)
         try:
-            async with asyncio.timeout(REPLAN):
+            async with asyncio.timeout(until_calm or REPLAN):
                 await wake.wait()
         except TimeoutError:
             pass

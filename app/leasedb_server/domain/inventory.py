@@ -25,8 +25,10 @@ class Inventory:
         self.templates: dict[str, Template] = {}
         self.databases: dict[str, Database] = {}
         self.leases: dict[str, Lease] = {}
+        self.crowded: set[str] = set()  # servers with too few connections left to lease more there
         self._gone: dict[str, Server] = {}
         self._active: dict[str, Lease] = {}
+        self.held: Counter[str] = Counter()  # active leases by their holder's key
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._by_key: dict[str, str] = {}
         self._referred: set[str] = set()  # databases that a lease in here speaks of
@@ -75,6 +77,7 @@ class Inventory:
             self._count(database, -1)
 
     def put_lease(self, lease: Lease) -> None:
+        self._hold(lease)
         self.leases[lease.id] = lease
         self._referred.add(lease.database_id)
         if lease.idempotency_key:
@@ -106,10 +109,15 @@ class Inventory:
         """
         choice: tuple[int, int, str] | None = None
         for (server_id, name), ready in self._ready.items():
-            if ready and name == template and self.serves(server_id, major):
+            if ready and name == template and self.serves(server_id, major) and server_id not in self.crowded:
                 load = (self._counts[server_id, template, DatabaseState.LEASED], -len(ready), next(iter(ready)))
                 choice = load if choice is None else min(choice, load)
         return self.databases[choice[2]] if choice else None
+
+    def ready_on(self, server_id: str, template: str) -> Database | None:
+        """Return the server's newest ready database of the template, or None."""
+        ready = self._ready.get((server_id, template))
+        return self.databases[next(reversed(ready))] if ready else None
 
     def ready_servers(self) -> list[Server]:
         return [server for server in self.servers.values() if server.state is ServerState.READY]
@@ -141,6 +149,10 @@ class Inventory:
             if (template.server_id, template.name, template.state) == (server_id, name, TemplateState.SEALED):
                 return template
         return None
+
+    def sealed_names(self) -> set[str]:
+        """Return the names of the templates that can be leased from."""
+        return {template.name for template in self.templates.values() if template.state is TemplateState.SEALED}
 
     def templates_of(self, server_id: str) -> list[Template]:
         return [template for template in self.templates.values() if template.server_id == server_id]
@@ -189,6 +201,14 @@ class Inventory:
             dropping=self.counts_of(server.id)[states.DROPPING],
             retry_at=retry_at,
         )
+
+    def _hold(self, lease: Lease) -> None:
+        if lease.active == (lease.id in self._active):
+            return
+        key = lease.holder.key
+        self.held[key] += 1 if lease.active else -1
+        if not self.held[key]:
+            del self.held[key]
 
     def _count(self, database: Database, by: int) -> None:
         key = (database.server_id, database.template, database.state)

@@ -24,6 +24,11 @@ class Holder:
     pid: int | None = None
     pid_started: Instant | None = None
 
+    @property
+    def key(self) -> str:
+        """What tells holders apart where turns and shares are given: the name, else the process."""
+        return self.name or str(self.pid or "")
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:

@@ -18,12 +18,11 @@ IDENT_LENGTH = 13  # 65 bits
 
 
 class Kind(StrEnum):
-    """What a name names. A database's login carries the database's own ident under ``LOGIN``."""
+    """What a name names. A database's login has the database's own name."""
 
     SERVER = "s"
     TEMPLATE = "t"
     DATABASE = "d"
-    LOGIN = "r"
 
 
 _PATTERN = re.compile(

@@ -30,9 +30,16 @@ _NEXT: Final = {
 class Endpoint:
     """Where a server listens and how the daemon itself logs in.
 
-    ``extra`` holds what else the daemon's own connections need, such as ``{"sslmode": "require"}``.
-    ``heartbeat`` is a file on the server's side that the daemon has the server write now and then; the server's
-    watchdog stops it when the file no longer changes. None where the server is not ours to stop.
+    Args:
+        extra: what else the daemon's own connections need, such as ``{"sslmode": "require"}``.
+        heartbeat: a file on the server's side that the daemon has the server write now and then; the server's watchdog
+            stops it when the file no longer changes. None where the server is not ours to stop.
+        guarded: whether the server's access rules are ours: a login reaches the database of its own name and no other,
+            and sends its password as it is, which never leaves the machine.
+        base: a database that waits there to become the base template, with `vector` created and everything compact.
+        socket: the directory of a Unix socket that programs of this machine can reach.
+        memory: bytes of memory that the files of databases may take; None when they lie on a disk.
+        overflow: a directory on the server's side, on a disk, for databases that no longer fit into memory.
     """
 
     host: str
@@ -42,6 +49,11 @@ class Endpoint:
     dbname: str = "postgres"
     heartbeat: str | None = None
     extra: dict[str, str] = field(default_factory=dict)
+    guarded: bool = False
+    base: str | None = None
+    socket: str | None = None
+    memory: int | None = None
+    overflow: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

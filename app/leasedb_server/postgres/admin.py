@@ -11,19 +11,25 @@ import psycopg
 from psycopg import sql
 from psycopg_pool import AsyncConnectionPool
 
+from leasedb_server.domain.cloning import Strategy
 from leasedb_server.domain.database import Database
 from leasedb_server.domain.errors import ServerRefusedError, ServerUnreachableError
 from leasedb_server.domain.names import daemon_prefix
 from leasedb_server.domain.server import Endpoint, Versions
-from leasedb_server.ports import Survey
+from leasedb_server.ports import Pulse, Survey
 from leasedb_server.postgres.connecting import ANSWER_LIMIT, Connection, column, conninfo, direct, translated
+from leasedb_server.postgres.proof import prove_vector
+from leasedb_server.postgres.pulse import Gauge, connections_of
 from leasedb_server.postgres.rights import Login, first_answer
 from leasedb_server.postgres.scram import scram_verifier
 
 FRESH_BEAT: Final = 5  # every so many beats come over a new connection
-CONNECTIONS: Final = 4  # per server: two workers, a fence, a beat
+CONNECTIONS: Final = 12  # per server: workers, fences, a beat
 KNOWS_STRATEGY: Final = 150_000
+KNOWS_CLONING: Final = 180_000
 KNOWS_GRANT_OPTIONS: Final = 160_000  # a role's creator is no longer its member by itself
+
+_OVERFLOW: Final = sql.Identifier("leasedb_overflow")
 
 T = TypeVar("T")
 
@@ -36,6 +42,8 @@ class PostgresAdmin:
         self._beats: Counter[str] = Counter()
         self._logins: dict[str, Login] = {}
         self._endpoints: dict[str, Endpoint] = {}
+        self._gauges: dict[str, Gauge] = {}
+        self._overflowing: set[str] = set()  # servers whose place on the disk is known to them
         # What the pool says while a server is away is said better, and once, by whoever asked.
         logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
@@ -78,98 +86,160 @@ class PostgresAdmin:
         notes = (note,) if public else ()
         return Survey(frozenset(databases), frozenset(logins), notes)
 
-    async def guard(self, server_id: str) -> None:
-        async with self._connection(server_id) as connection:
-            await connection.execute("REVOKE CONNECT, TEMPORARY ON DATABASE postgres, template1 FROM PUBLIC")
-
     async def create_base(self, server_id: str, database: str) -> Versions:
-        name = sql.Identifier(database)
+        name, endpoint = sql.Identifier(database), self._endpoint(server_id)
         async with self._connection(server_id) as connection:
+            if endpoint.base:
+                versions = await prove_vector(connection)
+                waiting = sql.Identifier(endpoint.base)
+                # Postgres deletes pg_internal.init when it starts. A session writes it anew, and clones have it then.
+                await connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(waiting))
+                async with direct(endpoint, endpoint.base):
+                    pass
+                await connection.execute(
+                    sql.SQL("ALTER DATABASE {0} ALLOW_CONNECTIONS false; ALTER DATABASE {0} RENAME TO {1}").format(
+                        waiting, name
+                    )
+                )
+                return versions
             known = self._login(server_id)
+            if known.heartbeat and not endpoint.guarded:  # ours, with somebody else's access rules
+                await connection.execute("REVOKE CONNECT, TEMPORARY ON DATABASE postgres, template1 FROM PUBLIC")
             encoding = sql.SQL("ENCODING 'UTF8'" if known.source == "template0" else "")
             await connection.execute(
-                sql.SQL("CREATE DATABASE {} TEMPLATE {} {} ALLOW_CONNECTIONS false {}").format(
-                    name, sql.Identifier(known.source), encoding, _strategy(known)
+                sql.SQL("CREATE DATABASE {} TEMPLATE {} {} ALLOW_CONNECTIONS false").format(
+                    name, sql.Identifier(known.source), encoding
                 )
             )
             await connection.execute(_keep_public_out(name))
-            endpoint = self._endpoint(server_id)
             async with direct(endpoint, database) as inside:
-                versions = await _prove_vector(inside)
+                versions = await prove_vector(inside)
+                if known.superuser:
+                    # The fewer files and pages, the cheaper each clone; others may only vacuum what is their own.
+                    await inside.execute("VACUUM FULL")
+            async with direct(endpoint, database):
+                pass  # writes pg_internal.init anew, which clones then have as well
             await connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false IS_TEMPLATE true").format(name))
         return versions
 
-    async def create_database(self, server_id: str, template_database: str, database: Database) -> None:
+    async def strategies(self, server_id: str) -> tuple[Strategy, ...]:
+        version = self._login(server_id).version
+        if version >= KNOWS_CLONING:
+            return (Strategy.COPY, Strategy.CLONE, Strategy.LOG)
+        return (Strategy.COPY, Strategy.LOG) if version >= KNOWS_STRATEGY else (Strategy.COPY,)
+
+    async def create_database(
+        self, server_id: str, template_database: str, database: Database, strategy: Strategy, *, overflow: bool = False
+    ) -> None:
         name, login = sql.Identifier(database.name), sql.Identifier(database.login)
-        # Computed here, off the event loop: the server is spared 4 ms, and no statement carries the password.
-        verifier = await asyncio.to_thread(scram_verifier, database.password)
-        known = self._login(server_id)
+        known, guarded = self._login(server_id), self._endpoint(server_id).guarded
+        # Computed here: the server is spared 4 ms, and no statement carries the password.
+        verifier = await _verifier(database.password, guarded=guarded)
+        clone = sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER {} {} {} {}").format(
+            name,
+            sql.Identifier(template_database),
+            login,
+            _by(strategy, known),
+            # Born closed where PUBLIC may connect to a new database until that is revoked: another lease could use it.
+            sql.SQL("" if guarded else "ALLOW_CONNECTIONS false"),
+            sql.SQL("TABLESPACE {}").format(_OVERFLOW) if overflow else sql.SQL(""),
+        )
         async with self._connection(server_id) as connection:
             await connection.execute(
                 sql.SQL(
-                    "CREATE ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION"
+                    "{}CREATE ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION"
                     " CONNECTION LIMIT {} PASSWORD {}{}",
-                ).format(login, sql.Literal(known.lease_connections), sql.Literal(verifier), _membership(login, known))
-            )
-            # Born closed: PUBLIC may connect to a new database until that is revoked, which another lease could use.
-            await connection.execute(
-                sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER {} ALLOW_CONNECTIONS false {}").format(
-                    name, sql.Identifier(template_database), login, _strategy(known)
+                ).format(
+                    _before(strategy, known),
+                    login,
+                    sql.Literal(known.lease_connections),
+                    sql.Literal(verifier),
+                    _membership(login, known),
                 )
             )
-            await connection.execute(_keep_public_out(name))
+            if overflow:
+                await self._open_overflow(server_id, connection)
+            await connection.execute(clone)
+            if not guarded:
+                await connection.execute(_keep_public_out(name))
+
+    async def _open_overflow(self, server_id: str, connection: Connection) -> None:
+        """Make the place on the disk known to the server, once."""
+        place = self._endpoint(server_id).overflow
+        if place is None:
+            raise ServerRefusedError(f"Server {server_id} has no other place for databases.", sqlstate="0A000")
+        with contextlib.suppress(psycopg.errors.DuplicateObject):
+            if server_id not in self._overflowing:
+                await connection.execute(
+                    sql.SQL("CREATE TABLESPACE {} LOCATION {}").format(_OVERFLOW, sql.Literal(place))
+                )
+        self._overflowing.add(server_id)
 
     async def fence(self, server_id: str, database: Database) -> int:
-        refuse = sql.SQL("ALTER ROLE {} NOLOGIN").format(sql.Identifier(database.login))
+        # Sessions are looked for once the refusal is committed, so that none can slip in between; in one message.
+        refuse = sql.SQL("BEGIN; ALTER ROLE {} NOLOGIN; COMMIT; {}").format(
+            sql.Identifier(database.login), _end_sessions(database)
+        )
         async with self._connection(server_id) as connection:
             try:
-                await connection.execute(refuse)
-                ended = 0
+                return await _ended(connection, refuse)
             except psycopg.errors.LockNotAvailable:
                 # The login has changed itself in a transaction that is still open, or prepared.
-                ended = await _end_sessions(connection, database)
+                await connection.rollback()
+                ended = await _ended(connection, _end_sessions(database))
                 await self._roll_back_prepared(server_id, connection, database.name)
-                await connection.execute(refuse)
-            # Looked for once the refusal is committed, so that none can slip in between.
-            return ended + await _end_sessions(connection, database)
+                return ended + await _ended(connection, refuse)
 
     async def drop(self, server_id: str, name: str, login: str | None) -> None:
         database = sql.Identifier(name)
-        async with self._connection(server_id) as connection:
-            if await column(connection, "SELECT datname FROM pg_database WHERE datname = %s AND datistemplate", name):
-                await connection.execute(sql.SQL("ALTER DATABASE {} IS_TEMPLATE false").format(database))
-            await self._roll_back_prepared(server_id, connection, name)
-            await connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(database))
-        if login:
-            await self.drop_login(server_id, login)
-
-    async def drop_login(self, server_id: str, login: str) -> None:
-        statement = sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(login))
+        statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(database)
         async with self._connection(server_id) as connection:
             try:
                 await connection.execute(statement)
-            except psycopg.errors.DependentObjectsStillExist:
-                await self._drop_owned(server_id, login)
+            except psycopg.errors.ObjectInUse:
+                await self._roll_back_prepared(server_id, connection, name)
                 await connection.execute(statement)
+            except psycopg.errors.WrongObjectType:  # a template, which has to be unsealed
+                await connection.execute(sql.SQL("ALTER DATABASE {} IS_TEMPLATE false").format(database))
+                await connection.execute(statement)
+            if login:
+                await self._drop_login(server_id, connection, login)
 
-    async def beat(self, server_id: str) -> None:
-        heartbeat = self._login(server_id).heartbeat
+    async def drop_login(self, server_id: str, login: str) -> None:
+        async with self._connection(server_id) as connection:
+            await self._drop_login(server_id, connection, login)
+
+    async def _drop_login(self, server_id: str, connection: Connection, login: str) -> None:
+        statement = sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(login))
+        try:
+            await connection.execute(statement)
+        except psycopg.errors.DependentObjectsStillExist:
+            await self._drop_owned(server_id, login)
+            await connection.execute(statement)
+
+    async def beat(self, server_id: str) -> Pulse:
+        endpoint, login = self._endpoint(server_id), self._login(server_id)
+        gauge = self._gauges.setdefault(server_id, Gauge(endpoint))
         statement = (
-            sql.SQL("COPY (SELECT clock_timestamp()) TO {}").format(sql.Literal(heartbeat))
-            if heartbeat
+            sql.SQL("COPY (SELECT clock_timestamp()) TO {}").format(sql.Literal(login.heartbeat))
+            if login.heartbeat
             else sql.SQL("SELECT 1")
         )
         with translated(f"Server {server_id}"):
             async with asyncio.timeout(ANSWER_LIMIT):
                 if self._beats[server_id] % FRESH_BEAT == FRESH_BEAT - 1:
                     # A server that is shutting down goes on answering the sessions it has, and takes no new ones.
-                    async with direct(self._endpoint(server_id)) as connection:
+                    async with direct(endpoint) as connection:
                         await connection.execute(statement)
+                        await gauge.measure(connection)
+                        connections = await connections_of(connection)
                 else:
                     async with self._connection(server_id) as connection:
                         await connection.execute(statement)
+                        connections = await connections_of(connection)
         # Counted when it was answered: after one that was not, the next comes over a new connection as well.
         self._beats[server_id] += 1
+        return Pulse(connections, login.most_connections, gauge.room.memory, gauge.room.disk)
 
     async def tidy(self, server_id: str) -> None:
         # Autovacuum is off there, and every clone and drop leaves dead rows in the tables that all databases share.
@@ -181,6 +251,8 @@ class PostgresAdmin:
         self._logins.pop(server_id, None)
         self._endpoints.pop(server_id, None)
         self._beats.pop(server_id, None)
+        self._gauges.pop(server_id, None)
+        self._overflowing.discard(server_id)
         if pool is not None:
             with contextlib.suppress(TimeoutError):  # a worker of the pool may have missed its cancellation
                 async with asyncio.timeout(ANSWER_LIMIT):
@@ -242,20 +314,39 @@ class PostgresAdmin:
                 await inside.execute(sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(gid)))
 
 
-async def _end_sessions(connection: Connection, database: Database) -> int:
-    ended = await column(
-        connection,
-        "SELECT pg_terminate_backend(pid)::text FROM pg_stat_activity"
-        " WHERE (datname = %s OR usename = %s) AND pg_has_role(usesysid, 'USAGE')",
-        database.name,
-        database.login,
-    )
-    return len(ended)
+def _end_sessions(database: Database) -> sql.Composed:
+    return sql.SQL(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE (datname = {} OR usename = {}) AND pg_has_role(usesysid, 'USAGE')"
+    ).format(sql.Literal(database.name), sql.Literal(database.login))
 
 
-def _strategy(known: Login) -> sql.SQL:
-    """Return how to clone: copying files takes half the time of writing them to the log."""
-    return sql.SQL("STRATEGY FILE_COPY" if known.version >= KNOWS_STRATEGY else "")
+async def _ended(connection: Connection, statements: sql.Composed) -> int:
+    """Run statements of which the last one ends sessions; return how many it ended."""
+    cursor = await connection.execute(statements)
+    while cursor.nextset():
+        pass
+    return cursor.rowcount
+
+
+async def _verifier(password: str, *, guarded: bool) -> str:
+    if guarded:
+        # The password comes as it is, so the server computes this at every login: as little as can be. What makes that
+        # safe is the password itself, 128 random bits that live for minutes.
+        return scram_verifier(password, 1)
+    return await asyncio.to_thread(scram_verifier, password)  # some milliseconds
+
+
+def _by(strategy: Strategy, known: Login) -> sql.SQL:
+    if known.version < KNOWS_STRATEGY:
+        return sql.SQL("")  # there, files are copied anyway
+    return sql.SQL("STRATEGY WAL_LOG" if strategy is Strategy.LOG else "STRATEGY FILE_COPY")
+
+
+def _before(strategy: Strategy, known: Login) -> sql.SQL:
+    if known.version < KNOWS_CLONING:
+        return sql.SQL("")
+    return sql.SQL("SET file_copy_method = clone; " if strategy is Strategy.CLONE else "SET file_copy_method = copy; ")
 
 
 def _keep_public_out(name: sql.Identifier) -> sql.Composed:
@@ -270,23 +361,3 @@ def _membership(login: sql.Identifier, known: Login) -> sql.Composable:
         return sql.SQL("")
     options = " WITH INHERIT TRUE, SET TRUE" if known.version >= KNOWS_GRANT_OPTIONS else ""
     return sql.SQL("; GRANT {} TO CURRENT_USER").format(login) + sql.SQL(options)
-
-
-async def _prove_vector(inside: Connection) -> Versions:
-    """Create the extension and use it in earnest: a bundled build may crash only when it first computes a distance."""
-    await inside.execute("SET search_path = public")
-    await inside.execute("CREATE EXTENSION IF NOT EXISTS vector")
-    async with inside.transaction(force_rollback=True):
-        await inside.execute("CREATE TABLE leasedb_proof (embedding vector(3))")
-        await inside.execute("INSERT INTO leasedb_proof VALUES ('[1,2,3]'), ('[3,2,1]'), ('[9,9,9]')")
-        await inside.execute("CREATE INDEX ON leasedb_proof USING hnsw (embedding vector_l2_ops)")
-        cursor = await inside.execute("SELECT '[1,2,3]'::vector <-> '[3,2,1]'::vector")
-        distance = (await cursor.fetchone() or (None,))[0]
-        if distance is None or abs(distance - 8**0.5) > 1e-6:  # noqa: PLR2004 - the square root of 2² + 0² + 2²
-            raise ServerRefusedError(f"'vector' computes a wrong distance: {distance}.", sqlstate="XX000")
-    cursor = await inside.execute(
-        "SELECT split_part(current_setting('server_version'), ' ', 1), extversion"
-        " FROM pg_extension WHERE extname = 'vector'"
-    )
-    postgres, vector = await cursor.fetchone() or ("", "")
-    return Versions(postgres, vector)

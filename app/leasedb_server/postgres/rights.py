@@ -11,6 +11,7 @@ from leasedb_server.domain.server import Endpoint
 from leasedb_server.postgres.connecting import ANSWER_LIMIT, Connection, as_ours, column, direct
 
 OLDEST: Final = 130_000  # DROP DATABASE ... WITH (FORCE)
+LEASE_SHARE: Final = 5  # of a server's connections one lease may have one part of so many
 _RETRY_PAUSE: Final = 0.02
 _STARTING: Final = ("starting up", "not yet accepting", "shutting down", "in recovery")
 
@@ -21,6 +22,7 @@ class Login:
 
     version: int  # as in server_version_num
     superuser: bool
+    most_connections: int  # of all leases together
     lease_connections: int  # the most connections of one lease: it may not take all that the server has
     source: str  # what the base template is made from
     heartbeat: str | None
@@ -61,7 +63,8 @@ async def _rights(connection: Connection, endpoint: Endpoint, where: str) -> Log
             f"{where} is older than Postgres {OLDEST // 10_000}.", sqlstate="0A000", hint="Use a newer server."
         )
     cursor = await connection.execute(
-        "SELECT current_setting('max_connections')::int, r.rolsuper, r.rolcreatedb, r.rolcreaterole,"
+        "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int,"
+        " r.rolsuper, r.rolcreatedb, r.rolcreaterole,"
         " (SELECT bool_or(v.trusted) FROM pg_available_extension_versions v WHERE v.name = 'vector')"
         " FROM pg_roles r WHERE r.rolname = current_user"
     )
@@ -84,7 +87,9 @@ async def _rights(connection: Connection, endpoint: Endpoint, where: str) -> Log
     if fix:
         raise ServerRefusedError(f"{where} {missing}.", sqlstate="42501", hint=fix)
     source = "template0" if superuser or vector_trusted else "template1"
-    return Login(connection.info.server_version, superuser, max(2, most // 5), source, endpoint.heartbeat)
+    return Login(
+        connection.info.server_version, superuser, most, max(2, most // LEASE_SHARE), source, endpoint.heartbeat
+    )
 
 
 async def _has_vector(endpoint: Endpoint, dbname: str) -> bool:

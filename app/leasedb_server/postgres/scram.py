@@ -6,7 +6,8 @@ import hmac
 import secrets
 from typing import Final
 
-# The default of Postgres, and the least that the drivers of Java and Bun accept (RFC 7677; ongres/scram issue 20).
+# The default of Postgres, and the least that the drivers of Java and Bun accept (RFC 7677; ongres/scram issue 20). It
+# counts where a client computes: on a server whose access rules are not ours.
 SCRAM_ITERATIONS: Final = 4096
 
 

@@ -3,11 +3,13 @@
 import asyncio
 import logging
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from leasedb_server.domain.database import Database, DatabaseState
+from leasedb_server.domain.demand import Demand
 from leasedb_server.domain.errors import (
     HolderNotFoundError,
     IdempotencyInProgressError,
@@ -24,38 +26,21 @@ from leasedb_server.domain.errors import (
     VersionUnavailableError,
 )
 from leasedb_server.domain.inventory import with_labels
-from leasedb_server.domain.lease import Holder, Instant, Lease, LeaseState
+from leasedb_server.domain.lease import Instant, Lease, LeaseState
 from leasedb_server.domain.names import new_ident
+from leasedb_server.domain.pace import Rate
 from leasedb_server.domain.setbacks import Setbacks
-from leasedb_server.domain.template import BASE, TemplateState
-from leasedb_server.domain.waiting import Ticket, WaitingLine
+from leasedb_server.domain.template import BASE
+from leasedb_server.domain.waiting import Ticket, WaitingLine, estimate
 from leasedb_server.ports import Clock, DatabaseAdmin, Processes
+from leasedb_server.usecases.asking import CallerGoneError, LeaseRequest, Refill
 from leasedb_server.usecases.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
 FENCE_LIMIT: Final = 5.0  # seconds; a server that takes longer is about to be declared lost
 DROP_LIMIT: Final = 30.0  # seconds that a release with sync waits
-LONGEST_RETRY: Final = 60  # seconds
 CLOCK_SLACK: Final = 5.0  # seconds; a process's start is told by the wall clock, which may be set meanwhile
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseRequest:
-    """What a caller asked for; durations in seconds. ``digest`` tells a repeated request from another one."""
-
-    ttl: float
-    wait: float
-    template: str = BASE
-    holder: Holder = field(default_factory=Holder)
-    labels: Mapping[str, str] = field(default_factory=dict)
-    postgres: str | None = None
-    key: str | None = field(default=None, repr=False)
-    digest: str | None = field(default=None, repr=False)
-
-
-class CallerGoneError(Exception):
-    """The caller hung up while it waited; there is nobody to answer."""
 
 
 class Leasing:
@@ -63,6 +48,8 @@ class Leasing:
 
     Args:
         setbacks: what failed lately, for those who wait in vain.
+        demand: is told of every request, so that the pool can learn from it.
+        refill: tells how quickly databases are made at present, and how many more there may be.
         max_ttl: seconds after its creation at which a lease ends, however often renewed.
         wake: tells upkeep that there is something to plan for.
     """
@@ -75,6 +62,8 @@ class Leasing:
         processes: Processes,
         *,
         setbacks: Setbacks,
+        demand: Demand,
+        refill: Callable[[], Refill],
         max_ttl: float,
         wake: Callable[[], None],
     ) -> None:
@@ -84,13 +73,18 @@ class Leasing:
         self._clock = clock
         self._processes = processes
         self._setbacks = setbacks
+        self._demand = demand
+        self._refill = refill
         self._max_ttl = max_ttl
         self._wake = wake
         self._line = WaitingLine()
         self._waiters: dict[Ticket, tuple[LeaseRequest, asyncio.Future[Database]]] = {}
         self._keys_in_progress: set[str] = set()
+        self._handed: Counter[str] = Counter()  # databases handed over and not yet leased, by holder
         self._fencing: dict[str, asyncio.Event] = {}  # by lease
         self._closing = False
+        self.last_use = clock.now()  # of the daemon by anybody: the last lease or release
+        self.releases = Rate()
 
     def __repr__(self) -> str:
         return f"Leasing({self._inventory!r}, {self._line!r})"
@@ -127,6 +121,8 @@ class Leasing:
 
     async def _lease(self, request: LeaseRequest, caller_gone: Callable[[], Awaitable[object]]) -> Lease:
         database = None
+        now = self.last_use = self._clock.now()
+        self._demand.asked(request.template, request.holder.key, now)
         if not self._line.sizes()[request.template]:
             database = self._inventory.take_ready(request.template, request.postgres)
         if database is not None:
@@ -155,7 +151,8 @@ class Leasing:
         return lease
 
     async def _in_turn(self, request: LeaseRequest, caller_gone: Callable[[], Awaitable[object]]) -> Database:
-        ticket = self._line.join(request.holder.name or str(request.holder.pid or ""), request.template)
+        ticket = self._line.join(request.holder.key, request.template)
+        self._demand.joined(request.template, self._clock.now())
         future: asyncio.Future[Database] = asyncio.get_running_loop().create_future()
         self._waiters[ticket] = (request, future)
         self._wake()
@@ -174,10 +171,13 @@ class Leasing:
         finally:
             gone.cancel()
             self._line.leave(ticket)
+            self._demand.left(request.template, self._clock.now())
             self._waiters.pop(ticket, None)
             # A hand-over must be accepted: what was put into the hands of a caller who left goes to the next.
-            if not accepted and future.done() and not future.cancelled() and future.exception() is None:
-                self._give_back(future.result())
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._handed[ticket.holder] -= 1
+                if not accepted:
+                    self._give_back(future.result())
         if self._in_hand(database):
             return database
         # Its server was lost after the hand-over and before this ran: there is nothing to lease.
@@ -188,7 +188,7 @@ class Leasing:
         """Hand ready databases to the callers in line, in turn."""
         for template in list(self._line.sizes()):
             while database := self._inventory.take_ready(template, None):
-                ticket = self._line.next(template)
+                ticket = self._line.next(template, self._inventory.held + self._handed)
                 if ticket is None:
                     break
                 request, future = self._waiters[ticket]
@@ -198,6 +198,7 @@ class Leasing:
                     future.set_exception(self._version_unavailable(request.postgres))
                     continue
                 self._inventory.put_database(database := database.to(DatabaseState.LEASED))
+                self._handed[ticket.holder] += 1
                 future.set_result(database)
 
     def close(self) -> None:
@@ -208,6 +209,16 @@ class Leasing:
                 future.set_exception(ShuttingDownError("The daemon is stopping and leases nothing any more."))
 
     # --- afterwards ---
+
+    def known_template(self, name: str) -> None:
+        """Do nothing when there is such a template.
+
+        Raises:
+            UnknownTemplateError: there is none.
+        """
+        known = {BASE} | self._inventory.sealed_names()
+        if name not in known:
+            raise UnknownTemplateError(f"There is no template {name!r}; there is {', '.join(sorted(known))}.")
 
     def get(self, lease_id: str) -> Lease:
         try:
@@ -251,7 +262,9 @@ class Leasing:
             if under_way := self._fencing.get(lease.id):
                 await under_way.wait()
             return
-        await self._ledger.put_lease(lease.ended(state, self._clock.now(), reason))
+        now = self.last_use = self._clock.now()
+        await self._ledger.put_lease(lease.ended(state, now, reason))
+        self.releases.add(now)
         fenced = self._fencing[lease.id] = asyncio.Event()
         database = self._inventory.databases[lease.database_id]
         log.info("lease %s %s: %s", lease.id, state, reason)
@@ -297,12 +310,7 @@ class Leasing:
                 f"'ttl' is {request.ttl:g} s, and the longest allowed is {self._max_ttl:g} s.",
                 hint="Ask for less and renew, or raise LEASEDB_MAX_TTL.",
             )
-        templates = self._inventory.templates.values()
-        known = {BASE} | {template.name for template in templates if template.state is TemplateState.SEALED}
-        if request.template not in known:
-            raise UnknownTemplateError(
-                f"There is no template {request.template!r}; there is {', '.join(sorted(known))}."
-            )
+        self.known_template(request.template)
         if request.postgres is not None and self._majors() and request.postgres not in self._majors():
             raise self._version_unavailable(request.postgres)
         pid = request.holder.pid
@@ -337,15 +345,22 @@ class Leasing:
         return VersionUnavailableError(f"Postgres {major} is not served here; served is {served}.")
 
     def _exhausted(self, request: LeaseRequest, ticket: Ticket) -> PoolExhaustedError:
-        position = self._line.position(ticket)
+        now = self._clock.now()
+        position = self._line.position(ticket, self._inventory.held + self._handed)
         ends = [lease.expires_at for lease in self._inventory.active_leases()]
-        soonest = math.ceil(min(ends, default=0.0) - self._clock.now())
+        refill = self._refill()
         state = f"{len(ends)} databases are leased" if self._inventory.ready_servers() else "no server is ready yet"
-        trouble = self._setbacks.latest(self._clock.now())
+        trouble = self._setbacks.latest(now)
         return PoolExhaustedError(
             f"No database of template {request.template!r} came free within {request.wait:g} s: {state}, "
             f"and this request was number {position} in line.{' The latest trouble: ' + trouble if trouble else ''}",
-            retry_after=max(1, min(soonest, LONGEST_RETRY)),
+            retry_after=estimate(
+                position,
+                rate=refill.rate,
+                room=refill.room,
+                releases=self.releases.per_second(now),
+                soonest=max(0.0, min(ends, default=math.inf) - now),
+            ),
             position=position,
         )
 

@@ -22,6 +22,7 @@ from leasedb_server.domain.server import Endpoint, Server, ServerState
 from leasedb_server.domain.template import BASE, Template, TemplateState
 from leasedb_server.ports import Clock, DatabaseAdmin, Progress, ServerBackend, Survey
 from leasedb_server.usecases.ledger import Ledger
+from leasedb_server.usecases.pulses import Pulses
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Serving:
         self._chosen: ServerBackend | None = None
         self.reason = ""  # why this backend, for people
         self.notes: dict[str, tuple[str, ...]] = {}
+        self.pulses = Pulses(ledger.inventory)
 
     def __repr__(self) -> str:
         return f"Serving({self.kind or 'no backend yet'}, {self._inventory!r})"
@@ -134,9 +136,7 @@ class Serving:
             await self._answering(server, endpoint)
             survey = await self._admin.survey(server.id, self._daemon)
             await self._drop_strangers(server, survey, known=frozenset())
-            if self.backend.disposable:
-                await self._admin.guard(server.id)
-            else:
+            if not self.backend.disposable:
                 self.notes[server.id] = survey.notes
             base = await self._building(server)
             versions = await self._admin.create_base(server.id, base.database)
@@ -195,7 +195,7 @@ class Serving:
             await self._lose(server, "Its process has ended.")
             return
         try:
-            await self._admin.beat(server.id)
+            self.pulses.take(server.id, await self._admin.beat(server.id))
         except ServerUnreachableError as error:
             missed = self._missed[server.id] = self._missed.get(server.id, 0) + 1
             current = self._inventory.servers.get(server.id)
@@ -286,6 +286,7 @@ class Serving:
             await self._ledger.put_template(template.to(TemplateState.GONE), fact=True)
         await self._ledger.put_server(server, fact=True)
         self.notes.pop(server.id, None)
+        self.pulses.forget(server.id)
         self._missed.pop(server.id, None)
 
     # --- taken over ---

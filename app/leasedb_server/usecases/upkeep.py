@@ -6,25 +6,33 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Final
 
-from leasedb_server.domain.database import Database, DatabaseState
-from leasedb_server.domain.errors import LeasedbError, ServerRefusedError, ServerUnreachableError, StoreFailedError
-from leasedb_server.domain.names import Kind, Name, new_ident, new_password
+from leasedb_server.domain.database import DatabaseState
+from leasedb_server.domain.demand import Demand, Forecast
+from leasedb_server.domain.errors import LeasedbError, StoreFailedError
+from leasedb_server.domain.lease import Instant
 from leasedb_server.domain.pool import (
+    CALM,
     NEVER,
     Action,
     DropDatabase,
     MakeDatabase,
+    ServerView,
     StartServer,
     StopServer,
+    Surplus,
     Targets,
     View,
     plan,
 )
+from leasedb_server.domain.room import Place
 from leasedb_server.domain.server import Server, ServerState
 from leasedb_server.domain.setbacks import Setbacks
-from leasedb_server.ports import Clock, DatabaseAdmin
+from leasedb_server.domain.template import BASE
+from leasedb_server.ports import Clock
+from leasedb_server.usecases.asking import Refill
 from leasedb_server.usecases.leasing import Leasing
 from leasedb_server.usecases.ledger import Ledger
+from leasedb_server.usecases.making import Making
 from leasedb_server.usecases.serving import Serving
 
 log = logging.getLogger(__name__)
@@ -40,42 +48,105 @@ class Upkeep:
 
     Args:
         setbacks: what failed lately.
-        daemon: the daemon's id.
+        demand: what to keep ready.
         wake: set whenever planning again makes sense.
+        idle_stop: seconds without a lease after which servers stop; None: never.
     """
 
     def __init__(
         self,
         ledger: Ledger,
-        admin: DatabaseAdmin,
         clock: Clock,
         leasing: Leasing,
         serving: Serving,
+        making: Making,
         *,
         setbacks: Setbacks,
-        daemon: str,
+        demand: Demand,
         targets: Targets,
         wake: asyncio.Event,
+        idle_stop: float | None = None,
     ) -> None:
         self._ledger = ledger
         self._inventory = ledger.inventory
-        self._admin = admin
         self._clock = clock
         self._leasing = leasing
         self._serving = serving
-        self._daemon = daemon
+        self._making = making
+        self._demand = demand
         self._wake = wake
         self._setbacks = setbacks
+        self._idle_stop = idle_stop
         self.targets = targets
 
     def __repr__(self) -> str:
         return f"Upkeep({self._inventory!r}, {self.targets})"
 
     def view(self) -> View:
+        now = self._clock.now()
         start = self._setbacks.get(_START)
-        return self._inventory.view(
+        view = self._inventory.view(
             self._leasing.waiting(), self._setbacks.retry_at(), start.retry_at if start else NEVER
         )
+        quiet = max(0.0, now - self._leasing.last_use)
+        return replace(
+            view,
+            servers=tuple(map(self._as_learned, view.servers)),
+            wanted={template: self._demand.wanted(template, now) for template in self._inventory.sealed_names()},
+            quiet=quiet,
+            asleep=self._idle_stop is not None and quiet >= self._idle_stop and not self._announced(now),
+        )
+
+    def _announced(self, now: Instant) -> bool:
+        """Tell whether somebody said that leases are coming."""
+        names = {BASE} | self._inventory.sealed_names()
+        return any(self._demand.forecast(name, now).hinted for name in names)
+
+    def _as_learned(self, server: ServerView) -> ServerView:
+        pace = self._making.pace(server.id)
+        return replace(
+            server,
+            workers=pace.workers,
+            clone_seconds=pace.clone_seconds,
+            full=self._serving.pulses.place(server.id) is Place.NONE,
+            crowded=server.id in self._inventory.crowded,
+        )
+
+    def forecasts(self) -> dict[str, Forecast]:
+        """Return what is known of the need for each template."""
+        now = self._clock.now()
+        return {template: self._demand.forecast(template, now) for template in sorted(self._inventory.sealed_names())}
+
+    def refill(self) -> Refill:
+        """Return how quickly databases are made, and for how many more there is room."""
+        ready = [server.id for server in self._inventory.ready_servers()]
+        full = all(self._serving.pulses.place(server_id) is Place.NONE for server_id in ready)
+        there = sum(self._inventory.counts_of_all().values()) - self._inventory.counts_of_all()[DatabaseState.GONE]
+        return Refill(self._rate(), 0 if full else max(0, self.targets.most - there))
+
+    def _rate(self) -> float:
+        return sum(self._making.pace(server.id).rate for server in self._inventory.ready_servers())
+
+    def _clone_seconds(self) -> float:
+        paces = [self._making.pace(server.id).clone_seconds for server in self._inventory.ready_servers()]
+        return sum(paces) / len(paces) if paces else 0.0
+
+    @property
+    def asleep(self) -> bool:
+        """Whether no server runs because nobody has needed one for so long."""
+        return not self._inventory.servers and self.view().asleep
+
+    def expect(self, template: str, count: int, holder: str, ttl: float) -> tuple[Instant, int]:
+        """Take in that leases are coming; return until when that counts, and how many are kept ready now.
+
+        Raises:
+            UnknownTemplateError: there is no such template.
+        """
+        self._leasing.known_template(template)
+        now = self._clock.now()
+        self._demand.hint(template, count, holder, now + ttl, now)
+        self._wake.set()
+        return now + ttl, self._demand.wanted(template, now)
 
     def trouble(self) -> str:
         """Return what keeps servers from being ready at present, or an empty text."""
@@ -95,6 +166,8 @@ class Upkeep:
         missing = self.targets.servers - len(self._inventory.servers)
         servers = [await self._serving.begin() for _ in range(missing)]
         failures = [error for error in await asyncio.gather(*map(self._attempt, servers)) if error]
+        self._leasing.last_use = self._clock.now()
+        self._templates_known()
         if failures and not self._inventory.ready_servers():
             raise failures[0]
         for error in failures:
@@ -108,33 +181,37 @@ class Upkeep:
 
     # --- the plan, carried out ---
 
-    async def turn(self, spawn: Spawn) -> None:
-        """Plan once and start what was decided. What is started shows in the inventory before this returns."""
+    async def turn(self, spawn: Spawn) -> float:
+        """Plan once and start what was decided. What is started shows in the inventory before this returns.
+
+        Returns:
+            Seconds until it may be calm, and planning again makes sense without anything having happened; 0 when it is.
+        """
         self._leasing.serve()
+        self._demand.refills(self._rate(), self._clone_seconds())
         try:
             for action in plan(self.view(), self.targets, self._clock.now()):
-                spawn(await self._begun(action))
+                if work := await self._begun(action):
+                    spawn(work)
         except StoreFailedError as error:
             log.error("%s", error)
+        return max(0.0, CALM - max(0.0, self._clock.now() - self._leasing.last_use))
 
-    async def _begun(self, action: Action) -> Coroutine[None, None, object]:
-        """Write the intent down and return the rest of the work."""
+    async def _begun(self, action: Action) -> Coroutine[None, None, object] | None:
+        """Write the intent down and return the rest of the work, if there is any."""
         match action:
             case StartServer():
                 return self._bring_up(await self._serving.begin())
             case StopServer(server_id):
                 return self._stop(await self._serving.condemn(self._inventory.servers[server_id]))
             case MakeDatabase(server_id, template):
-                ident = new_ident()
-                name, login = (str(Name(self._daemon, kind, ident)) for kind in (Kind.DATABASE, Kind.LOGIN))
-                database = Database(ident, server_id, template, name, login, new_password())
-                await self._ledger.add_database(database)
-                return self._make(database)
+                return await self._making.begin_to_make(server_id, template)
             case DropDatabase(database_id):
-                # Not written down: that its lease has ended, or that it never became ready, says it already.
-                database = self._inventory.databases[database_id].to(DatabaseState.DROPPING)
-                self._inventory.put_database(database)
-                return self._drop(database)
+                return self._making.begin_to_drop(database_id)
+            case Surplus(server_id, template, count):
+                await self._making.give_up(server_id, template, count)
+                self._wake.set()
+                return None
 
     async def _bring_up(self, server: Server) -> None:
         if error := await self._attempt(server):
@@ -147,6 +224,7 @@ class Upkeep:
             self._setbacks.add(_START, str(error), self._clock.now())
             return error
         self._setbacks.clear(_START)
+        self._templates_known()
         self._wake.set()
         return None
 
@@ -154,54 +232,14 @@ class Upkeep:
         try:
             await self._serving.stop(server)
         except LeasedbError as error:
-            self._fail(server.id, "server %s could not be stopped: %s", server.id, error)
+            self._making.fail(server.id, "server %s could not be stopped: %s", server.id, error)
         else:
             self._setbacks.clear(server.id)
         self._wake.set()
 
-    async def _make(self, database: Database) -> None:
-        template = self._inventory.sealed_on(database.server_id, database.template)
-        try:
-            if template is None:
-                raise ServerUnreachableError(f"Template {database.template!r} is gone from its server.")
-            await self._admin.create_database(database.server_id, template.database, database)
-        except LeasedbError as error:
-            self._fail(database.server_id, "database %s was not made: %s", database.name, error)
-            await self._become(database, DatabaseState.CONDEMNED)
-        else:
-            self._setbacks.clear(database.server_id)
-            await self._become(database, DatabaseState.READY)
-        self._wake.set()
-
-    async def _drop(self, database: Database) -> None:
-        try:
-            await self._admin.drop(database.server_id, database.name, database.login)
-        except LeasedbError as error:
-            # What the server refuses is this one's trouble: the others, and the callers in line, do not wait for it.
-            whose = database.id if isinstance(error, ServerRefusedError) else database.server_id
-            self._fail(whose, "database %s was not dropped: %s", database.name, error)
-            await self._become(database, DatabaseState.CONDEMNED)
-        else:
-            self._setbacks.clear(database.id)
-            await self._become(database, DatabaseState.GONE)
-        self._wake.set()
-
-    async def _become(self, database: Database, state: DatabaseState) -> None:
-        """Put the new state, unless the server was lost meanwhile and the database went with it."""
-        if self._inventory.databases.get(database.id) is not database:
-            return
-        try:
-            await self._ledger.put_database(database.to(state))
-        except StoreFailedError as error:
-            # The store still says what was, and the next start of the daemon puts that right.
-            self._fail(database.server_id, "%s", error)
-            self._inventory.put_database(database.to(DatabaseState.CONDEMNED))
-
-    def _fail(self, whose: str, message: str, *values: object) -> None:
-        """Count a failure of a server or a database."""
-        setback = self._setbacks.add(whose, message % values, self._clock.now())
-        if setback.count == 1:
-            log.warning(message, *values)
+    def _templates_known(self) -> None:
+        for template in self._inventory.sealed_names():
+            self._demand.known(template, self._clock.now())
 
     # --- what time brings ---
 
@@ -213,7 +251,9 @@ class Upkeep:
             log.error("%s", error)
 
     async def tidy(self) -> None:
-        """Forget leases that ended long ago, here and on the servers."""
+        """Forget leases that ended long ago, here and on the servers, and what was learned and no longer matters."""
+        self._demand.forget({BASE} | self._inventory.sealed_names(), self._clock.now())
+        self._making.forget(self._inventory.servers)
         try:
             await self._ledger.forget(self._clock.now() - HISTORY)
             for server in self._inventory.ready_servers():

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from leasedb_server.backends.embedded import EmbeddedBackend, EmbeddedSettings
 from leasedb_server.domain.errors import BackendUnavailableError
 from leasedb_server.domain.names import daemon_prefix, new_daemon_id
-from tests.contracts.backend_embedded.servers import NOBODY
+from tests.contracts.backend_embedded.servers import NOBODY, SOME_MEMORY
 from tests.daemons import open_directory
 
 
@@ -55,14 +56,22 @@ def replacement(daemon_id) -> Iterator[Path]:
         shutil.rmtree(path)
 
 
+@pytest.fixture(params=[0, SOME_MEMORY], ids=["disk", "memory"])
+def memory(request) -> int:
+    """For tests that hold wherever a server's files lie."""
+    if request.param and sys.platform != "linux":
+        pytest.skip("needs a file system in memory")
+    return request.param
+
+
 @pytest.fixture
 def make(daemon_id, root, fresh_root, closed_root, replacement) -> Iterator[Callable[..., EmbeddedBackend]]:
-    """Make backends; those of one test share a daemon id unless they are given another."""
+    """Make backends; those of one test share a daemon id unless they are given another, and use disks."""
     made: list[EmbeddedBackend] = []
 
-    def build(daemon: str = daemon_id, at: Path = root, choose_port=None, **settings) -> EmbeddedBackend:
+    def build(daemon: str = daemon_id, at: Path = root, choose_port=None, memory=0, **settings) -> EmbeddedBackend:
         options = {} if choose_port is None else {"choose_port": choose_port}
-        made.append(EmbeddedBackend(EmbeddedSettings(daemon, at, **settings), **options))
+        made.append(EmbeddedBackend(EmbeddedSettings(daemon, at, memory=memory, **settings), **options))
         return made[-1]
 
     yield build

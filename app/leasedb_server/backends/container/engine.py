@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import Any, Final, TypeVar
 
@@ -19,7 +19,7 @@ from requests import RequestException, Response
 from urllib3.exceptions import HTTPError
 
 from leasedb_server.backends.container.places import Place
-from leasedb_server.backends.container.spec import Container, Image, RefusedError, Spec
+from leasedb_server.backends.container.spec import Container, Image, ListedImage, RefusedError, Spec
 from leasedb_server.backends.container.tail import Output
 from leasedb_server.domain.errors import ServerUnreachableError
 
@@ -53,20 +53,70 @@ class Engine:
         self._arguments = {**_arguments(place), "version": api}
         self._api = APIClient(**self._arguments, timeout=max(1, round(patience)))
         self._glance = APIClient(**self._arguments, timeout=_GLANCE)
+        self._memory: int | None = None
         self.title = f"{product} {version} at {place.address}"
 
     def image(self, name: str) -> Image | None:
         with self._speaking():
             try:
                 inspect: Any = self._api.inspect_image  # the stubs leave it untyped
-                config = inspect(name)["Config"]
+                found = inspect(name)
             except NotFound:
                 return None
+        config = found["Config"]
         environment = dict(entry.partition("=")[::2] for entry in config.get("Env") or ())
         data_dir = environment.get("PGDATA") or "/var/lib/postgresql/data"
         volumes = config.get("Volumes") or {}
         covered = any(f"{data_dir}/".startswith(f"{volume.rstrip('/')}/") for volume in volumes)
-        return Image(tuple(config.get("Entrypoint") or ()), data_dir, covered)
+        return Image(
+            id=found["Id"],
+            entrypoint=tuple(config.get("Entrypoint") or ()),
+            data_dir=data_dir,
+            volume=covered,
+            labels=config.get("Labels") or {},
+        )
+
+    def images(self, label: str) -> list[ListedImage]:
+        """Return all images with the label (``key`` or ``key=value``), also those that have lost their names."""
+        with self._speaking():
+            rows = self._api.images(filters={"label": [label]})
+        # Docker writes <none>:<none> for no name
+        return [
+            ListedImage(
+                id=row["Id"],
+                tags=tuple(tag for tag in row.get("RepoTags") or () if not tag.startswith("<none>")),
+                labels=row.get("Labels") or {},
+            )
+            for row in rows
+        ]
+
+    def commit(self, container_id: str, repository: str, tag: str, changes: Sequence[str]) -> str:
+        """Make an image of what the container changed, and return its id; ``changes`` are lines of a Dockerfile."""
+        with self._speaking():
+            # not paused: nothing writes in it any more, and rootless engines often cannot pause
+            made = self._api.commit(container_id, repository, tag, pause=False, changes=list(changes))
+        # Podman leaves the prefix out, and then takes the rest for a name when there is no such image
+        return f"sha256:{str(made['Id']).removeprefix('sha256:')}"
+
+    def remove_image(self, image_id: str) -> bool:
+        """Take the image away, unless a container or another image needs it; tell whether it is gone."""
+        with self._speaking():
+            try:
+                self._api.remove_image(image_id)
+            except NotFound:
+                return True
+            except APIError as error:
+                if error.status_code != _CONFLICT:
+                    raise
+                return False
+        return True
+
+    def memory(self) -> int:
+        """Return the bytes of memory of the machine that containers run on, be it a virtual one; 0 when not told."""
+        if self._memory is None:
+            with self._speaking():
+                self._memory = int(self._api.info().get("MemTotal") or 0)
+        return self._memory
 
     def pull(self, name: str, report: Callable[[Event], None]) -> None:
         repository, tag = parse_repository_tag(name)
@@ -78,12 +128,15 @@ class Engine:
 
     def create(self, spec: Spec) -> str:
         """Make the container, not started, and return its id."""
+        path, limit = spec.memory
         host = self._api.create_host_config(
-            port_bindings={_PORT: ("127.0.0.1",)},
+            port_bindings={_PORT: ("127.0.0.1",)} if spec.published else None,
             auto_remove=True,
             shm_size=_SHM_BYTES,
             init=False,
             mounts=[Mount(spec.volume, None)] if spec.volume else None,
+            # for everybody in the container: not every engine can give it to one user
+            tmpfs={path: f"size={limit},mode=1777"} if path else None,
             # failing tests fill logs; Podman bounds them its own way
             log_config=LogConfig(type="json-file", config={"max-size": "16m"}) if self.product == "Docker" else None,
         )
@@ -96,7 +149,8 @@ class Engine:
                 command=list(spec.command[1:]),
                 environment=dict(spec.environment),
                 labels=dict(spec.labels),
-                ports=[_PORT],
+                user=spec.user or None,
+                ports=[_PORT] if spec.published else None,
                 host_config=host,
                 use_config_proxy=False,
             )

@@ -1,8 +1,14 @@
-"""The progress of a pull, told in a few lines."""
+"""Having the image: there, or pulled, with the progress told in a few lines."""
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from leasedb_server.backends.container.spec import Image, RefusedError
+from leasedb_server.domain.errors import BackendUnavailableError, ServerUnreachableError
+
+if TYPE_CHECKING:  # the Docker SDK is imported when an engine is looked for
+    from leasedb_server.backends.container.engine import Engine
 
 _PAUSE: Final = 2.0  # seconds between two lines
 _MEGABYTE: Final = 1_000_000
@@ -44,3 +50,36 @@ class PullProgress:
         if there == total:
             return f"Unpacking {self._image}."
         return f"Pulling {self._image}: {there / _MEGABYTE:.0f} of {total / _MEGABYTE:.0f} MB, {there * 100 // total}%."
+
+
+def image_there(engine: "Engine", name: str, report: Callable[[str], None], *, fetch: bool = True) -> Image:
+    """Return the image, pulled when the engine does not have it and ``fetch`` allows it; blocks.
+
+    Raises:
+        BackendUnavailableError: there is none, with the reason.
+    """
+    try:
+        image = engine.image(name)
+        if image is None and not fetch:
+            raise BackendUnavailableError(
+                f"{engine.title} does not have the image {name} yet.",
+                hint=f"'leasedb serve' pulls it, or 'docker pull {name}' (or podman pull) does now.",
+            )
+        if image is None:
+            pull = PullProgress(name, report)
+            engine.pull(name, pull.event)
+            pull.done()
+            image = engine.image(name)
+    except RefusedError as error:
+        raise BackendUnavailableError(
+            f"{engine.title} has no image {name}, and it cannot be pulled: {error}.",
+            hint=f"'docker pull {name}' (or podman pull) must work; or name another image with LEASEDB_IMAGE, "
+            "or use LEASEDB_BACKEND=embedded.",
+        ) from error
+    except ServerUnreachableError as error:
+        raise BackendUnavailableError(error.detail, hint=error.hint) from error
+    if image is None:
+        raise BackendUnavailableError(
+            f"{engine.title} pulled {name} but does not know it.", hint="Name it in full with LEASEDB_IMAGE."
+        )
+    return image

@@ -12,21 +12,43 @@ class RefusedError(Exception):
 class Image:
     """``data_dir`` is where Postgres's data goes, ``volume`` says whether the image makes that a volume by itself."""
 
+    id: str
     entrypoint: tuple[str, ...]
     data_dir: str
     volume: bool
+    labels: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ListedImage:
+    """An image in a listing; ``tags`` are its names, none when another image has taken the last one over."""
+
+    id: str
+    tags: tuple[str, ...]
+    labels: Mapping[str, str] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """A container to make; ``volume`` is a path to put an anonymous volume on, empty for none of ours."""
+    """A container to make.
+
+    Args:
+        image: by name or by id.
+        volume: a path to put an anonymous volume on, empty for none of ours.
+        memory: a path to put a file system in memory on, empty for none, and the most bytes that it takes.
+        user: ``uid:gid``, empty for the image's own.
+        published: whether Postgres's port can be reached from this machine.
+    """
 
     name: str
     image: str
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(repr=False)
     labels: Mapping[str, str]
-    volume: str
+    volume: str = ""
+    memory: tuple[str, int] = ("", 0)
+    user: str = ""
+    published: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,8 @@ class Tail:
         self._lines: deque[str] = deque(maxlen=_LINES)
         self._rest = b""
         self._ended = False
+        self._over = False  # there is nothing more to come
+        self._news = threading.Condition()
         # a daemon thread: the output ends when the server does, which may be long after the daemon
         self._thread = threading.Thread(target=self._read, name=f"tail of {name}", daemon=True)
         self._thread.start()
@@ -43,6 +45,16 @@ class Tail:
             kept.append(_text(self._rest))
         return kept[-count:] if count > 0 else []
 
+    def until(self, beginning: str, timeout: float) -> str | None:
+        """Return the first kept line that begins so, or None when the output ended, or the time, without one."""
+
+        def found() -> str | None:
+            return next((line for line in list(self._lines) if line.startswith(beginning)), None)
+
+        with self._news:
+            self._news.wait_for(lambda: self._over or found(), timeout)
+        return found()
+
     def wait(self, timeout: float) -> None:
         """Wait until the output has ended, ``timeout`` seconds at most."""
         self._thread.join(timeout)
@@ -53,12 +65,21 @@ class Tail:
         self._thread.join(_GOODBYE)
 
     def _read(self) -> None:
-        for piece in self._output:
-            *whole, self._rest = (self._rest + piece).split(b"\n")
-            self._rest = self._rest[: 4 * _WIDTH]
-            for line in map(_text, whole):
-                self._lines.append(line)
-                self._ended = self._ended or line.startswith(_ENDED)
+        try:
+            for piece in self._output:
+                *whole, self._rest = (self._rest + piece).split(b"\n")
+                self._rest = self._rest[: 4 * _WIDTH]
+                for line in map(_text, whole):
+                    self._lines.append(line)
+                    self._ended = self._ended or line.startswith(_ENDED)
+                self._tell(over=False)
+        finally:
+            self._tell(over=True)
+
+    def _tell(self, *, over: bool) -> None:
+        with self._news:
+            self._over = over
+            self._news.notify_all()
 
 
 def _text(line: bytes) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import subprocess
 import threading
@@ -9,23 +10,38 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from leasedb_server.backends.embedded import prepared as preparing
 from leasedb_server.backends.embedded import segments
 from leasedb_server.backends.embedded.account import Account, remove
+from leasedb_server.backends.embedded.areas import Areas, Home, memory_room
 from leasedb_server.backends.embedded.binaries import Installation, find
-from leasedb_server.backends.embedded.launch import HOST, PortTakenError, Running, await_ready, free_port, spawn, tail
-from leasedb_server.backends.embedded.place import Place, settle
-from leasedb_server.backends.embedded.prepared import SUPERUSER, Cache, Prepared, copy
-from leasedb_server.backends.embedded.running import Home, PidFile, end, postmaster_runs
+from leasedb_server.backends.embedded.copying import copied
+from leasedb_server.backends.embedded.launch import (
+    HOST,
+    Manner,
+    PortTakenError,
+    Running,
+    await_ready,
+    free_port,
+    spawn,
+    tail,
+)
+from leasedb_server.backends.embedded.making import SUPERUSER
+from leasedb_server.backends.embedded.place import Place, settle, settled_before
+from leasedb_server.backends.embedded.prepared import Cache, Prepared
+from leasedb_server.backends.embedded.running import PidFile, end, postmaster_runs
 from leasedb_server.backends.embedded.running import find as find_processes
+from leasedb_server.backends.memory import granted
 from leasedb_server.domain.errors import (
     BackendUnavailableError,
     LeasedbError,
     ServerStartError,
     ServerUnreachableError,
 )
-from leasedb_server.domain.names import Kind, Name
 from leasedb_server.domain.server import Endpoint
 from leasedb_server.ports import Progress
+
+log = logging.getLogger(__name__)
 
 _PORTS_TRIED = 5
 _CLOSE_LIMIT = 5.0
@@ -42,6 +58,8 @@ class EmbeddedSettings:
         pg_bin: the folder with the programs of an installed Postgres; None for the ones of the wheel.
         start_timeout: seconds for Postgres to take connections.
         orphan_timeout: seconds without a heartbeat after which a server stops by itself.
+        memory: bytes of memory that the files of a server's databases may take; 0 for none, they lie below ``root``
+            then; None for a share of what is free.
     """
 
     daemon: str
@@ -50,20 +68,21 @@ class EmbeddedSettings:
     pg_bin: Path | None = None
     start_timeout: float = 60.0
     orphan_timeout: float = 600.0
+    memory: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Ground:
     """What servers run on, once it was found."""
 
-    account: Account
     place: Place
+    areas: Areas
     installation: Installation
     cache: Cache
 
 
 class EmbeddedBackend:
-    """Runs Postgres as detached processes, each in a directory named after the server.
+    """Runs Postgres as detached processes, each in a directory named after the server, in memory where there is some.
 
     Nothing about a server is known only here: any later object with the same settings finds, stops and sweeps it. All
     blocking work is done in threads.
@@ -79,9 +98,10 @@ class EmbeddedBackend:
         self._choose_port = choose_port
         self._lock = threading.Lock()
         self._ground: _Ground | None = None
-        self._place: tuple[Account, Place] | None = None
+        self._place: tuple[Place, Areas] | None = None
         self._running: dict[str, Running] = {}  # those started by this object and not yet stopped
         self._starting: set[str] = set()
+        self._under_way: set[str] = set()  # those whose directories are being made
 
     async def check(self, progress: Progress, *, fetch: bool = True) -> str:
         """See `ports.ServerBackend`. What an earlier run left half made is removed."""
@@ -89,8 +109,8 @@ class EmbeddedBackend:
         progress("looking for Postgres programs with pgvector")
         ground = await asyncio.to_thread(self._check)
         line = f"Postgres {ground.installation.version} from {ground.installation.source}"
-        if ground.account.switched:
-            line += f", run as the user {ground.account.name}"
+        if ground.areas.account.switched:
+            line += f", run as the user {ground.areas.account.name}"
         return f"{line}; {ground.place.note}" if ground.place.note else line
 
     async def start(self, name: str) -> Endpoint:
@@ -136,6 +156,10 @@ class EmbeddedBackend:
         """See `ports.ServerBackend`."""
         return await asyncio.to_thread(self._logs, name, lines)
 
+    async def clean(self) -> list[str]:
+        """See `ports.ServerBackend`. Prepared directories are used only while a server starts."""
+        return await asyncio.to_thread(self._clean)
+
     async def close(self) -> None:
         """See `ports.ServerBackend`."""
         ground = self._ground
@@ -144,11 +168,12 @@ class EmbeddedBackend:
         while self._running:
             self._running.popitem()[1].close()
 
-    def _settled(self) -> tuple[Account, Place]:
+    def _settled(self) -> tuple[Place, Areas]:
         with self._lock:
             if self._place is None:
                 account = Account.for_postgres()
-                self._place = account, settle(self._settings.root, self._settings.daemon, account)
+                place = settle(self._settings.root, self._settings.daemon, account)
+                self._place = place, Areas(self._settings.daemon, account, place.path)
             return self._place
 
     def _check(self) -> _Ground:
@@ -157,96 +182,131 @@ class EmbeddedBackend:
         with self._lock:
             self._place = None
         try:
-            account, place = self._settled()
-            installation = find(settings.postgres, settings.pg_bin, account, place.path)
+            place, areas = self._settled()
+            installation = find(settings.postgres, settings.pg_bin, areas.account, place.path)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise BackendUnavailableError(f"Postgres's programs could not be tried: {error}.") from error
         with self._lock:
             ground = self._ground
-            if ground is None or (ground.account, ground.place, ground.installation) != (account, place, installation):
-                cache = Cache(place.path, settings.daemon, account, installation)
-                ground = self._ground = _Ground(account, place, installation, cache)
+            if ground is None or (ground.areas, ground.place, ground.installation) != (areas, place, installation):
+                cache = Cache(place.path, settings.daemon, areas.account, installation)
+                ground = self._ground = _Ground(place, areas, installation, cache)
         ground.cache.clean()
         return ground
 
     def _home(self, name: str) -> Home:
-        return Home(self._settled()[1].path, name)
+        return self._settled()[1].home(name)
 
     def _start(self, name: str, given_up: Callable[[], bool]) -> Endpoint:
         try:
             ground = self._ground
             if ground is None or not ground.place.path.is_dir():
                 ground = self._check()
-            home = self._home(name)
-            if os.path.lexists(home.path):
+            if any(os.path.lexists(home.path) for home in ground.areas.homes(name)):
                 raise ServerStartError(f"There is a server named {name} already.")
             prepared = ground.cache.get()
         except BackendUnavailableError as error:
             raise ServerStartError(error.detail, hint=error.hint) from error
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ServerStartError(f"A data directory cannot be prepared: {error}.") from error
+        with self._lock:
+            self._under_way.add(name)
         try:
-            port = self._launch(home, ground, prepared, given_up)
+            endpoint = self._launch(name, ground, prepared, given_up)
             if given_up():
                 raise ServerStartError("The start was given up.")  # noqa: TRY301 - cleaned up after like any other
         except BaseException:
             with contextlib.suppress(ServerUnreachableError):  # then a later sweep has to
                 self._stop(name)
             raise
-        return Endpoint(HOST, port, SUPERUSER, prepared.password, heartbeat=str(home.heartbeat))
+        finally:
+            with self._lock:
+                self._under_way.discard(name)
+        ground.cache.finish()  # only now: it would take the processor from the start
+        return endpoint
 
-    def _launch(self, home: Home, ground: _Ground, prepared: Prepared, given_up: Callable[[], bool]) -> int:
-        """Try until a port was still free when Postgres came to listen on it; return the port."""
+    def _launch(self, name: str, ground: _Ground, prepared: Prepared, given_up: Callable[[], bool]) -> Endpoint:
+        """Try until a port was still free when Postgres came to listen on it."""
         for _ in range(_PORTS_TRIED):
+            home, manner = self._plan(name, ground)
             port = self._choose_port()
-            copy(prepared, home.path, ground.account)
-            running = spawn(
-                home,
-                ground.installation.postgres,
+            with copied(
+                prepared, home, manner.account, overflow=manner.memory is not None, socket=manner.socket
+            ) as complete:
+                running = self._running[name] = spawn(home, port, manner)
+                try:
+                    pid_file = await_ready(home, running, manner.start_timeout, given_up)
+                except PortTakenError:
+                    self._stop(name)
+                    continue
+                _write_down(home, pid_file)
+                complete()
+            return Endpoint(
+                HOST,
                 port,
-                ground.account,
-                orphan_timeout=self._settings.orphan_timeout,
-                start_timeout=self._settings.start_timeout,
+                SUPERUSER,
+                prepared.password,
+                heartbeat=str(home.heartbeat),
+                guarded=True,
+                base=prepared.base,
+                socket=str(home.socket) if manner.socket else None,
+                memory=manner.memory,
+                overflow=None if manner.memory is None else str(home.overflow),
             )
-            self._running[home.name] = running
-            try:
-                pid_file = await_ready(home, running, self._settings.start_timeout, given_up)
-            except PortTakenError:
-                self._stop(home.name)
-                continue
-            _write_down(home, pid_file)
-            return port
         raise ServerStartError(
             f"No port was free on {HOST} in {_PORTS_TRIED} attempts.",
             hint="See what takes so many ports on this machine.",
         )
 
+    def _plan(self, name: str, ground: _Ground) -> tuple[Home, Manner]:
+        """Decide where the server's files go, and make the directories for that which servers share."""
+        settings, areas = self._settings, ground.areas
+        with self._lock:  # so that nobody removes them again as empty
+            memory = granted(settings.memory, memory_room(areas.account))
+            try:
+                home = areas.open(name, in_memory=memory is not None)
+            except BackendUnavailableError as error:
+                log.warning("databases go to a disk, not into memory: %s", error)
+                memory, home = None, areas.open(name, in_memory=False)
+            socket = areas.open_sockets()
+        return home, Manner(
+            ground.installation.postgres,
+            areas.account,
+            orphan_timeout=settings.orphan_timeout,
+            start_timeout=settings.start_timeout,
+            memory=memory,
+            socket=socket,
+        )
+
     def _stop(self, name: str) -> None:
         try:
-            account, place = self._settled()
+            areas = self._settled()[1]
         except BackendUnavailableError as error:
             raise ServerUnreachableError(error.detail, hint=error.hint) from error
-        home = Home(place.path, name)
-        used = _segments(home)
-        left = end(name, place.path, self._settings.daemon, account)
+        used = {segment for home in areas.homes(name) for segment in _segments(home)}
+        left = end(name, areas.all(), self._settings.daemon, areas.account)
         if left:
             raise ServerUnreachableError(f"{left} processes of the server {name} cannot be ended, not even by SIGKILL.")
         for segment in used:
             segments.remove(segment)
-        for path in (home.path, home.segment):
-            if os.path.lexists(path) and (reason := remove(path, account)):
+        for path in areas.remains(name):
+            if reason := remove(path, areas.account):
                 raise ServerUnreachableError(f"{path} cannot be deleted: {reason}")
         running = self._running.pop(name, None)
         if running is not None:
             running.close()
+        with self._lock:
+            if not self._under_way - {name}:
+                areas.close()
 
     def _known(self) -> set[str]:
-        account, place = self._settled()
-        names: set[str] = set()
-        with contextlib.suppress(FileNotFoundError):  # somebody deleted it; processes may be left
-            entries = {entry.name.removesuffix(".segment") for entry in place.path.iterdir()}
-            names = {text for text in entries if _is_server_of(self._settings.daemon, text)}
-        return names | find_processes(place.path, self._settings.daemon, account).keys()
+        areas = self._settled()[1]
+        return areas.names() | find_processes(areas.all(), self._settings.daemon, areas.account).keys()
+
+    def _clean(self) -> list[str]:
+        account = Account.for_postgres()
+        places = settled_before(self._settings.root, self._settings.daemon, account)
+        return [line for place in places for line in preparing.clean(place, account)]
 
     def _logs(self, name: str, lines: int) -> str:
         running = self._running.get(name)
@@ -260,11 +320,6 @@ class EmbeddedBackend:
             return tail(log, lines)
         finally:
             os.close(log)
-
-
-def _is_server_of(daemon: str, text: str) -> bool:
-    name = Name.parse(text)
-    return name is not None and name.kind is Kind.SERVER and name.daemon == daemon
 
 
 def _write_down(home: Home, pid_file: PidFile) -> None:

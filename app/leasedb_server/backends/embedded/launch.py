@@ -1,4 +1,4 @@
-"""Starting one server: a copy of the prepared data directory, a free port, Postgres under its watchdog."""
+"""Starting one server on its data directory: a free port, Postgres under its watchdog."""
 
 import contextlib
 import os
@@ -7,17 +7,20 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from leasedb_server.backends.embedded.account import Account, environment, last_lines
-from leasedb_server.backends.embedded.running import Home, PidFile
+from leasedb_server.backends.embedded.areas import Home
+from leasedb_server.backends.embedded.running import PidFile
 from leasedb_server.backends.tuning import tuning
 from leasedb_server.backends.watchdog import watched
 from leasedb_server.domain.errors import ServerStartError
 
 HOST = "127.0.0.1"
 _PAUSE = 0.002
+_LOG_SHARE = 8  # one part of so many of a server's memory
 _LOG_END = 1 << 20  # bytes read from the end of a log, at most
 _PORT_TAKEN = re.compile(r"could not bind .*\bin use\b")  # Postgres's words, then those of libc; LC_ALL=C fixes both
 
@@ -49,27 +52,35 @@ def free_port() -> int:
         return port
 
 
-def spawn(
-    home: Home, postgres: str, port: int, account: Account, *, orphan_timeout: float, start_timeout: float
-) -> Running:
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a server is run.
+
+    Args:
+        postgres: the program.
+        account: who runs it.
+        orphan_timeout: seconds without a heartbeat after which the server stops by itself.
+        start_timeout: seconds for it to take connections.
+        memory: bytes of memory that its files may take; None when they lie on a disk.
+        socket: whether it also listens on a Unix socket, in its home's directory for that.
+    """
+
+    postgres: str
+    account: Account
+    orphan_timeout: float
+    start_timeout: float
+    memory: int | None
+    socket: bool
+
+
+def spawn(home: Home, port: int, manner: Manner) -> Running:
     """Start Postgres on the data directory, detached from the daemon.
 
     Raises:
         ServerStartError: when the log cannot be written or the process not be made.
     """
-    settings = {
-        **tuning(),
-        "listen_addresses": HOST,
-        "port": str(port),
-        "unix_socket_directories": "",
-        "cluster_name": home.name,  # stands in the titles of all its processes, by which they are found
-        # In the data directory, and so deleted with it: a killed server leaves nothing in /dev/shm, nor does the
-        # size of that (64 MB in a container) limit queries.
-        "dynamic_shared_memory_type": "mmap",
-        "min_wal_size": "80MB",  # Postgres's own default; the prepared directory was made with less
-    }
-    command = [postgres, "-D", str(home.data)]
-    for name, value in settings.items():
+    command = [manner.postgres, "-D", str(home.data)]
+    for name, value in _settings(home, port, manner).items():
         command += ["-c", f"{name}={value}"]
     try:
         # Not through a link, and only a new file: the directory belongs to another user when the daemon is root.
@@ -82,9 +93,9 @@ def spawn(
             watched(
                 command,
                 heartbeat=str(home.heartbeat),
-                limit=orphan_timeout,
-                starting=start_timeout,
-                leftover=str(home.path),
+                limit=manner.orphan_timeout,
+                starting=manner.start_timeout,
+                leftover=[str(path) for path in _leftover(home, manner)],
             ),
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -92,12 +103,39 @@ def spawn(
             cwd="/",
             env=environment(),
             start_new_session=True,
-            **account.change,
+            **manner.account.change,
         )
     except OSError as error:
         os.close(log)
-        raise ServerStartError(f"Postgres cannot be run as the user {account.name}: {error}.") from error
+        raise ServerStartError(f"Postgres cannot be run as the user {manner.account.name}: {error}.") from error
     return Running(process, log)
+
+
+def _leftover(home: Home, manner: Manner) -> Iterator[Path]:
+    yield home.path
+    if manner.memory is not None:
+        yield home.overflow
+    if manner.socket:
+        yield home.socket
+
+
+def _settings(home: Home, port: int, manner: Manner) -> dict[str, str]:
+    log_size = {"min_wal_size": "80MB"}  # Postgres's own default; the prepared directory was made with less
+    if manner.memory is not None:
+        # the log of all changes counts as well; with Postgres's own default it may take a gigabyte
+        most = max(64, min(1024, manner.memory // _LOG_SHARE // 1024**2))
+        log_size = {"min_wal_size": "32MB", "max_wal_size": f"{most}MB"}
+    return {
+        **tuning(),
+        **log_size,
+        "listen_addresses": HOST,
+        "port": str(port),
+        "unix_socket_directories": str(home.socket) if manner.socket else "",
+        "cluster_name": home.name,  # stands in the titles of all its processes, by which they are found
+        # In the data directory, and so deleted with it: a killed server leaves nothing in /dev/shm, nor does the
+        # size of that (64 MB in a container) limit queries.
+        "dynamic_shared_memory_type": "mmap",
+    }
 
 
 def await_ready(home: Home, running: Running, limit: float, given_up: Callable[[], bool]) -> PidFile:

@@ -1,5 +1,6 @@
-"""Where data directories live: below the state directory, or where the user that Postgres runs as can reach."""
+"""The directories that data lies in: below the state directory, or where the user that Postgres runs as can reach."""
 
+import contextlib
 import os
 import stat
 import tempfile
@@ -10,6 +11,7 @@ from leasedb_server.backends.embedded.account import Account
 from leasedb_server.domain.errors import BackendUnavailableError
 from leasedb_server.domain.names import daemon_prefix
 
+SERVERS = "servers"
 _HINT = "Set LEASEDB_STATE_DIR to a directory that the daemon may write to."
 
 
@@ -39,12 +41,101 @@ def settle(root: Path, daemon: str, account: Account) -> Place:
             f"The directory {path} for Postgres's data cannot be made: {error.strerror}.", hint=_HINT
         ) from error
     _hand_over(path, account)
-    if _usable(path, account):
+    if usable(path, account):
         return Place(path)
     if not account.switched:
         raise BackendUnavailableError(f"The user {account.name} cannot write to {path}.", hint=_HINT)
     fallback = _fallback(daemon, account)
     return Place(fallback, f"data in {fallback} because the user {account.name} cannot reach {path}")
+
+
+def settled_before(root: Path, daemon: str, account: Account) -> list[Path]:
+    """Return the places that `settle` may have chosen at any time and that are there; nothing is made."""
+    places = (root.resolve(), own(Path(tempfile.gettempdir()), daemon) / SERVERS)
+    return [path for path in places if _belongs(path, account)]
+
+
+def own(parent: Path, daemon: str) -> Path:
+    """Return the name of this daemon's own directory in one where everybody may create."""
+    return parent / daemon_prefix(daemon).rstrip("_")
+
+
+def open_own(parent: Path, daemon: str, leaf: str, account: Account, mode: int = 0o700) -> Path:
+    """Return a directory of the account's, inside one of the daemon's own that nobody else can write to.
+
+    The outer one has a name that can be guessed in a directory where everybody may create: whatever is found there
+    under this name is used only when it is the daemon's own. Nobody can put anything into it before us then.
+
+    Raises:
+        BackendUnavailableError: when it cannot be made, or something of somebody else's is there.
+    """
+    outer = own(parent, daemon)
+    inner = outer / leaf
+    try:
+        outer.mkdir(mode=0o700, exist_ok=True)
+        if not _guarded(outer):
+            raise BackendUnavailableError(
+                f"{outer} is there already, but is not a directory that only this daemon can write to.",
+                hint=f"Remove it, or set LEASEDB_STATE_DIR to a directory that the user {account.name} can reach.",
+            )
+        outer.chmod(0o711)
+        inner.mkdir(mode=0o700, exist_ok=True)
+        if inner.lstat().st_uid == os.geteuid():
+            inner.chmod(mode)
+    except OSError as error:
+        raise BackendUnavailableError(
+            f"The directory {outer} for Postgres's data cannot be made: {error.strerror}.", hint=_HINT
+        ) from error
+    _hand_over(inner, account)
+    return inner
+
+
+def trusted_own(parent: Path, daemon: str, leaf: str, account: Account) -> Path | None:
+    """Return what `open_own` made at some time; None when it is not there, or is somebody else's."""
+    outer = own(parent, daemon)
+    try:
+        return outer / leaf if _guarded(outer) and _belongs(outer / leaf, account) else None
+    except OSError:
+        return None
+
+
+def close_own(parent: Path, daemon: str) -> None:
+    """Remove this daemon's own directory, and the ones in it, as far as they are empty."""
+    outer = own(parent, daemon)
+    with contextlib.suppress(FileNotFoundError):
+        if _guarded(outer):
+            for inner in outer.iterdir():
+                _remove_empty(inner)
+            _remove_empty(outer)
+
+
+def usable(path: Path, account: Account) -> bool:
+    """Try it as that user: modes alone do not tell (access lists, mounts, security modules)."""
+    try:
+        return account.run(["sh", "-c", 'cd "$1" && test -w .', "sh", str(path)]).returncode == 0
+    except OSError as error:
+        raise BackendUnavailableError(
+            f"No command can be run as the user {account.name}: {error}.",
+            hint="Run the daemon as an ordinary user.",
+        ) from error
+
+
+def _remove_empty(path: Path) -> None:
+    with contextlib.suppress(OSError):  # not empty, most likely
+        path.rmdir()
+
+
+def _guarded(outer: Path) -> bool:
+    found = outer.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
+
+
+def _belongs(path: Path, account: Account) -> bool:
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == account.uid
 
 
 def _hand_over(path: Path, account: Account) -> None:
@@ -64,43 +155,12 @@ def _hand_over(path: Path, account: Account) -> None:
             ) from error
 
 
-def _usable(path: Path, account: Account) -> bool:
-    """Try it as that user: modes alone do not tell (access lists, mounts, security modules)."""
-    try:
-        return account.run(["sh", "-c", 'cd "$1" && test -w .', "sh", str(path)]).returncode == 0
-    except OSError as error:
-        raise BackendUnavailableError(
-            f"No command can be run as the user {account.name}: {error}.",
-            hint="Run the daemon as an ordinary user.",
-        ) from error
-
-
 def _fallback(daemon: str, account: Account) -> Path:
-    """Return a directory of the account's, inside one of the daemon's own that nobody else can write to.
-
-    The outer one has a name that can be guessed in a directory where everybody may create: whatever is found there
-    under this name is used only when it is the daemon's own. Nobody can put anything into it before us then.
-    """
-    outer = Path(tempfile.gettempdir()) / daemon_prefix(daemon).rstrip("_")
-    try:
-        outer.mkdir(mode=0o700, exist_ok=True)
-        found = outer.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-            raise BackendUnavailableError(
-                f"{outer} is there already, but is not a directory that only this daemon can write to.",
-                hint=f"Remove it, or set LEASEDB_STATE_DIR to a directory that the user {account.name} can reach.",
-            )
-        outer.chmod(0o711)
-        inner = outer / "servers"
-        inner.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
+    inner = open_own(Path(tempfile.gettempdir()), daemon, SERVERS, account)
+    if not usable(inner, account):
         raise BackendUnavailableError(
-            f"The directory {outer} for Postgres's data cannot be made: {error.strerror}.", hint=_HINT
-        ) from error
-    _hand_over(inner, account)
-    if not _usable(inner, account):
-        raise BackendUnavailableError(
-            f"The user {account.name}, which Postgres runs as, can reach neither the state directory nor {outer}.",
+            f"The user {account.name}, which Postgres runs as, can reach neither the state directory nor"
+            f" {inner.parent}.",
             hint="Set LEASEDB_STATE_DIR to a directory all of whose parents that user may pass through.",
         )
     return inner

@@ -1,42 +1,60 @@
-"""The prepared data directory: what initdb makes, made once and copied for every server."""
+"""The prepared data directory: what servers are copied from, made once."""
 
 import contextlib
-import functools
 import hashlib
-import platform
+import logging
 import secrets
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from leasedb_server.backends.embedded.account import Account, remove, said
-from leasedb_server.backends.embedded.binaries import Installation
-from leasedb_server.domain.errors import ServerStartError
+from leasedb_server.backends.embedded.account import Account, remove
+from leasedb_server.backends.embedded.binaries import Installation, unused_programs
+from leasedb_server.backends.embedded.making import BASE, DATABASES, complete, fingerprint, initialise
+from leasedb_server.domain.errors import ServerStartError, ServerUnreachableError
 from leasedb_server.domain.names import new_password
 
-SUPERUSER = "postgres"
+log = logging.getLogger(__name__)
+
 _SEALED = "sealed"
-_LAYOUT = 1  # of the prepared directory; another number makes old ones be left alone
-_INITDB_LIMIT = 120.0
+_LAYOUT = 3  # of the prepared directory; another number makes old ones be left alone
+_OTHERS_KEPT = 2  # sealed ones for other programs, so that two versions can be used in turn
 _SYNC_LIMIT = 60.0
-_HINT = "Make room in, or repair, the directory named above (it is below LEASEDB_STATE_DIR)."
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """``data`` is the directory to copy; a server on the copy lets the superuser in with ``password``."""
+    """What to copy; a server on the copy lets the superuser in with ``password``.
+
+    ``data`` is a whole data directory until the prepared one is complete; then its databases are in the archive
+    ``databases``, to be unpacked into ``base`` while Postgres starts, and the database ``base`` is one of them.
+    """
 
     data: Path
     password: str
+    databases: Path | None = None
+    base: str | None = None
+
+    @classmethod
+    def read(cls, home: Path) -> "Prepared | None":
+        """Return what is there; None when that is nothing to start from."""
+        data, databases = home / "data", home / DATABASES
+        try:
+            if not (data / "global" / "pg_control").is_file():
+                return None
+            password = (home / "password").read_text().strip()
+            return cls(data, password, databases, BASE) if databases.is_file() else cls(data, password)
+        except OSError:
+            return None
 
 
 class Cache:
     """Prepared directories below ``place``, with names made of everything that went into them.
 
-    A new one is used at once, and marked as sealed when it is safely on the disk; a later run of the daemon uses only
+    The first server is copied from what initdb made, at once. What takes longer is done in the background, for the
+    later ones: a base database, and sealing, when it all is safely on the disk. A later run of the daemon uses only
     sealed ones. So a power cut leaves no damaged directory in use, and nobody waits for the disk.
     """
 
@@ -46,8 +64,10 @@ class Cache:
         self._account = account
         self._installation = installation
         self._lock = threading.Lock()
-        self._made: Path | None = None  # by this object; complete, perhaps not yet sealed
-        self._sealing: threading.Thread | None = None
+        self._raw: Path | None = None  # by this object; what initdb made
+        self._whole: Path | None = None  # by this object; complete, perhaps not yet sealed
+        self._making: Path | None = None  # to become the whole one
+        self._background: threading.Thread | None = None
 
     def get(self) -> Prepared:
         """Return the prepared directory, made now when there is none.
@@ -57,72 +77,67 @@ class Cache:
         """
         with self._lock:
             key = self._key()
-            for home in (self._made, *(mark.parent for mark in self._place.glob(f"{key}.*/{_SEALED}"))):
-                if home is not None and (home / "data" / "global" / "pg_control").is_file():
-                    return Prepared(home / "data", (home / "password").read_text().strip())
-            home = self._place / f"{key}.{self._daemon}.{secrets.token_hex(4)}"
+            sealed = (mark.parent for mark in self._place.glob(f"{key}.*/{_SEALED}"))
+            for home in (self._whole, *sealed, self._raw):
+                if home is not None and (prepared := Prepared.read(home)) is not None:
+                    return prepared
+            self._raw = self._whole = self._background = None
+            home = self._new()
             try:
-                prepared = self._make(home)
+                data = initialise(home, password := new_password(), self._installation, self._account)
             except BaseException:
                 remove(home, self._account)
                 raise
-            self._made = home
-            self._sealing = threading.Thread(target=self._seal, args=(home,), name="leasedb-seal", daemon=True)
-            self._sealing.start()
-            return prepared
+            self._raw = home
+            return Prepared(data, password)
+
+    def finish(self) -> None:
+        """Complete and seal in the background what was begun, if that is left to do."""
+        with self._lock:
+            if self._raw is not None and self._whole is None and self._background is None:
+                thread = threading.Thread(target=self._finish, args=(self._raw,), name="leasedb-prepare", daemon=True)
+                self._background = thread
+                thread.start()
 
     def clean(self) -> None:
         """Remove what an earlier run of this daemon did not seal."""
         with self._lock:
+            busy = {self._raw, self._making, self._whole}
             for found in self._place.glob(f"prepared-*.{self._daemon}.*"):
-                if found != self._made and not (found / _SEALED).exists():
+                if found not in busy and not (found / _SEALED).exists():
                     remove(found, self._account)
 
     def close(self, limit: float) -> None:
-        """Wait at most ``limit`` seconds for a new directory to be sealed."""
-        if self._sealing is not None:
-            self._sealing.join(limit)
+        """Wait at most ``limit`` seconds for a new directory to be sealed. No start may be under way any more."""
+        if self._background is not None:
+            self._background.join(limit)
+        with self._lock:
+            if self._raw is not None and self._whole not in {None, self._raw}:
+                remove(self._raw, self._account)
+                self._raw = None
 
     def _key(self) -> str:
-        program = Path(self._installation.postgres).stat()
-        parts = (
-            _LAYOUT,
-            self._installation.postgres,
-            self._installation.version,
-            program.st_size,
-            program.st_mtime_ns,
-            self._account.uid,
-            platform.machine(),
-            _options(self._installation.major),
-            *_locales(self._installation.major),
-        )
+        parts = (_LAYOUT, *fingerprint(self._installation, self._account))
         return f"prepared-{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
 
-    def _make(self, home: Path) -> Prepared:
-        password = new_password()
-        keep = 'umask 077; mkdir "$1" && cat >"$1/password"'
-        done = self._account.run(["sh", "-c", keep, "sh", str(home)], text=f"{password}\n")
-        if done.returncode != 0:
-            raise ServerStartError(f"The directory {home} cannot be made: {said(done)}", hint=_HINT)
-        for locale in _locales(self._installation.major):
-            command = [
-                self._installation.initdb,
-                f"--pgdata={home / 'data'}",
-                f"--pwfile={home / 'password'}",
-                *_options(self._installation.major),
-                *locale,
-            ]
-            try:
-                done = self._account.run(command, timeout=_INITDB_LIMIT)
-            except (OSError, subprocess.TimeoutExpired) as error:
-                raise ServerStartError(f"initdb in {home} did not end well: {error}.", hint=_HINT) from error
-            if done.returncode == 0:
-                return Prepared(home / "data", password)
-            if "locale" not in done.stderr:
-                break
-        raise ServerStartError(
-            f"initdb in {home} failed with exit code {done.returncode}; its last lines:\n{said(done)}", hint=_HINT
-        )
+    def _new(self) -> Path:
+        return self._place / f"{self._key()}.{self._daemon}.{secrets.token_hex(4)}"
+
+    def _finish(self, raw: Path) -> None:
+        home = self._making = self._new()
+        try:
+            prepared = Prepared.read(raw)
+            if prepared is None:
+                return  # somebody deleted it; the next start makes another
+            complete(raw, home, prepared.password, self._installation, self._account)
+        except (ServerStartError, OSError, subprocess.TimeoutExpired) as error:
+            log.warning("further servers start without a base database: %s", error)
+            remove(home, self._account)
+            home = raw  # good enough to be kept
+        with self._lock:
+            self._whole = home
+        self._seal(home)
+        self._tidy()
 
     def _seal(self, home: Path) -> None:
         # -f: this file system only. Elsewhere than on Linux, sync knows no such choice.
@@ -131,54 +146,38 @@ class Cache:
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             self._account.run(["sh", "-c", f'{sync} && : >"$1/{_SEALED}"', "sh", str(home)], timeout=_SYNC_LIMIT)
 
+    def _tidy(self) -> None:
+        """Remove the oldest of what was made for other programs, or by other versions of this code."""
+        key = self._key()
+        others = [
+            mark.parent for mark in self._place.glob(f"prepared-*/{_SEALED}") if not mark.parent.name.startswith(key)
+        ]
+        programs = [path for path in unused_programs(self._place) if path not in self._installation.folder.parents]
+        for kind in (others, programs):
+            for path in sorted(kind, key=_age)[_OTHERS_KEPT:]:
+                remove(path, self._account)
 
-def copy(prepared: Prepared, target: Path, account: Account) -> None:
-    """Make the directory ``target`` with a copy of the prepared one, called data, in it.
+
+def clean(place: Path, account: Account) -> list[str]:
+    """Remove all prepared directories, of whatever layout, and copied programs that nothing runs from.
+
+    Returns:
+        A line for each.
 
     Raises:
-        ServerStartError: when it cannot be copied; a part may be there then.
+        ServerUnreachableError: when one could not be removed.
     """
-    script = 'umask 077; mkdir "$1" && shift && exec cp "$@"'
-    command = ["sh", "-c", script, "leasedb-copy", str(target), *_copy_options()]
+    taken = []
+    for what, paths in (("directory", sorted(place.glob("prepared-*"))), ("programs in", unused_programs(place))):
+        for path in paths:
+            if reason := remove(path, account):
+                raise ServerUnreachableError(f"{path} cannot be deleted: {reason}")
+            taken.append(f"the {what} {path}")
+    return taken
+
+
+def _age(path: Path) -> float:
     try:
-        done = account.run([*command, str(prepared.data), str(target / "data")])
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ServerStartError(f"A data directory cannot be copied to {target}: {error}.", hint=_HINT) from error
-    if done.returncode != 0:
-        raise ServerStartError(f"A data directory cannot be copied to {target}: {said(done, 1)}.", hint=_HINT)
-
-
-def _options(major: int) -> tuple[str, ...]:
-    newer = {
-        14: ("--no-instructions",),
-        # old segments are not kept for later, which makes less to copy; the server is started with the usual size
-        16: ("--set=min_wal_size=2MB",),
-        18: ("--no-data-checksums",),
-    }
-    common = (f"--username={SUPERUSER}", "--auth=scram-sha-256", "--encoding=UTF8", "--wal-segsize=1", "--no-sync")
-    return sum((options for since, options in newer.items() if major >= since), common)
-
-
-def _locales(major: int) -> Iterator[tuple[str, ...]]:
-    """Yield the choices of locale, best first: sorted by code points everywhere, and with Unicode's letters."""
-    for libc in ("C.UTF-8", "C"):  # not every libc knows the first
-        if major >= 17:  # noqa: PLR2004 - the version that brought the provider
-            yield "--locale-provider=builtin", "--builtin-locale=C.UTF-8", f"--locale={libc}"
-        else:
-            yield (f"--locale={libc}",)
-
-
-def _copy_options() -> tuple[str, ...]:
-    """Return what has `cp` share the blocks of the files where the file system can (Btrfs, XFS, APFS)."""
-    if sys.platform == "darwin":
-        return ("-cR",)
-    return ("-R", "--reflink=auto") if _gnu_cp() else ("-R",)
-
-
-@functools.cache
-def _gnu_cp() -> bool:
-    try:
-        done = subprocess.run(["cp", "--version"], capture_output=True, check=False, timeout=10)  # noqa: S607 - PATH's
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0
+        return -path.stat().st_mtime
+    except OSError:
+        return 0.0

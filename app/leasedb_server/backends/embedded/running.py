@@ -10,13 +10,14 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from leasedb_server.backends.embedded.account import Account
+from leasedb_server.backends.embedded.areas import Home
 from leasedb_server.backends.embedded.segments import Segment
 from leasedb_server.domain.names import Kind, Name
 
@@ -28,36 +29,7 @@ _PAUSE = 0.005
 _POSTMASTER = "postgres"
 _BACKEND = "backend"  # any other process of Postgres
 _WATCHDOG = "leasedb-watchdog"
-_COPYING = ("leasedb-copy", "cp")
-
-
-@dataclass(frozen=True, slots=True)
-class Home:
-    """The directory of one server and what is in it."""
-
-    place: Path
-    name: str
-
-    @property
-    def path(self) -> Path:
-        return self.place / self.name
-
-    @property
-    def data(self) -> Path:
-        return self.path / "data"
-
-    @property
-    def log(self) -> Path:
-        return self.path / "log"
-
-    @property
-    def heartbeat(self) -> Path:
-        return self.path / "heartbeat"
-
-    @property
-    def segment(self) -> Path:
-        """Beside the directory rather than in it: the watchdog deletes that."""
-        return self.place / f"{self.name}.segment"
+_COPYING = ("leasedb-copy", "cp", "tar")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +71,10 @@ class Found:
     program: str
 
 
-def find(place: Path, daemon: str, account: Account) -> dict[str, list[Found]]:
+def find(areas: Iterable[Path], daemon: str, account: Account) -> dict[str, list[Found]]:
     """Return the processes of this daemon's servers by server name, those included whose directory is gone."""
-    pattern = re.compile(rf"(?:^postgres: |{re.escape(str(place))}/)(leasedb_\w+)")
+    places = "|".join(re.escape(f"{area}/") for area in areas)
+    pattern = re.compile(rf"(?:^postgres: |{places})(leasedb_\w+)")
     servers: dict[str, list[Found]] = {}
     for pid in psutil.pids():
         try:
@@ -133,7 +106,7 @@ def _program(arguments: list[str]) -> str:
     return program if program in {*_COPYING, "rm"} else ""
 
 
-def end(name: str, place: Path, daemon: str, account: Account) -> int:
+def end(name: str, areas: Collection[Path], daemon: str, account: Account) -> int:
     """End all processes of a server and wait until they are gone; return how many are left after all limits.
 
     A postmaster gets SIGQUIT, ends its children and is cleared up after by its watchdog; what is left after
@@ -142,7 +115,7 @@ def end(name: str, place: Path, daemon: str, account: Account) -> int:
     """
     told: set[int] = set()
     started = time.monotonic()
-    while found := find(place, daemon, account).get(name, []):
+    while found := find(areas, daemon, account).get(name, []):
         late = time.monotonic() - started
         programs = {each.program for each in found}
         if late > QUIT_LIMIT + KILL_LIMIT:

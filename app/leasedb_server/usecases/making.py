@@ -1,0 +1,186 @@
+"""Making databases ready and taking them away again, on the servers' behalf."""
+
+import logging
+from collections.abc import Callable, Collection, Coroutine
+from dataclasses import dataclass
+
+from leasedb_server.domain.cloning import Cloning, Strategy
+from leasedb_server.domain.database import Database, DatabaseState
+from leasedb_server.domain.errors import LeasedbError, ServerRefusedError, ServerUnreachableError, StoreFailedError
+from leasedb_server.domain.names import Kind, Name, new_ident, new_password
+from leasedb_server.domain.pace import Pace
+from leasedb_server.domain.room import Place
+from leasedb_server.domain.setbacks import Setbacks
+from leasedb_server.domain.template import Template
+from leasedb_server.ports import Clock, DatabaseAdmin
+from leasedb_server.usecases.ledger import Ledger
+from leasedb_server.usecases.serving import Serving
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Workshop:
+    """What was learned about cloning on one server."""
+
+    pace: Pace
+    strategies: tuple[Strategy, ...]
+    cloning: dict[str, Cloning]  # by template
+
+
+class Making:
+    """Creates and drops the databases that the planner wants made and dropped.
+
+    Args:
+        setbacks: what failed lately.
+        daemon: the daemon's id.
+        wake: tells upkeep that there is something to plan for.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        admin: DatabaseAdmin,
+        clock: Clock,
+        serving: Serving,
+        *,
+        setbacks: Setbacks,
+        daemon: str,
+        wake: Callable[[], None],
+    ) -> None:
+        self._ledger = ledger
+        self._inventory = ledger.inventory
+        self._admin = admin
+        self._clock = clock
+        self._serving = serving
+        self._setbacks = setbacks
+        self._daemon = daemon
+        self._wake = wake
+        self._workshops: dict[str, Workshop] = {}
+
+    def __repr__(self) -> str:
+        return f"Making({sorted(self._workshops)})"
+
+    # --- what was learned ---
+
+    def learned(self, server_id: str) -> Workshop | None:
+        """Return what is known of cloning on a server, or None before its first clone."""
+        return self._workshops.get(server_id)
+
+    def pace(self, server_id: str) -> Pace:
+        """Return how quickly a server clones, as far as that is known."""
+        known = self._workshops.get(server_id)
+        return known.pace if known else Pace()
+
+    def forget(self, servers: Collection[str]) -> None:
+        """Forget what was learned about all servers but these."""
+        self._workshops = {server_id: known for server_id, known in self._workshops.items() if server_id in servers}
+
+    # --- making ---
+
+    async def begin_to_make(self, server_id: str, template: str) -> Coroutine[None, None, None]:
+        """Write the intent down and return the rest of the work."""
+        ident = new_ident()
+        name = str(Name(self._daemon, Kind.DATABASE, ident))
+        # The login has the database's name: access rules can then say who may go where without being changed.
+        database = Database(ident, server_id, template, name, name, new_password())
+        await self._ledger.add_database(database)
+        return self._make(database)
+
+    async def _make(self, database: Database) -> None:
+        server_id = database.server_id
+        template = self._inventory.sealed_on(server_id, database.template)
+        try:
+            if template is None:
+                raise ServerUnreachableError(f"Template {database.template!r} is gone from its server.")
+            await self._clone(template, database)
+        except LeasedbError as error:
+            self.fail(server_id, "database %s was not made: %s", database.name, error)
+            await self._become(database, DatabaseState.CONDEMNED)
+        else:
+            self._setbacks.clear(server_id)
+            await self._become(database, DatabaseState.READY)
+        self._wake()
+
+    async def _clone(self, template: Template, database: Database) -> None:
+        workshop = await self._workshop(database.server_id)
+        cloning = workshop.cloning.setdefault(template.name, Cloning(workshop.strategies))
+        strategy, began = cloning.begin(), self._clock.now()
+        work = workshop.pace.started(began)
+        try:
+            await self._admin.create_database(
+                database.server_id,
+                template.database,
+                database,
+                strategy,
+                overflow=self._serving.pulses.place(database.server_id) is Place.OVERFLOW,
+            )
+        except LeasedbError as error:
+            workshop.pace.ended(work, self._clock.now())
+            # Not every file system can share blocks. What is wrong otherwise shows with the next way as well.
+            refused = isinstance(error, ServerRefusedError) and strategy is not cloning.surest
+            cloning.failed(strategy, str(error) if refused else "")
+            raise
+        now = self._clock.now()
+        workshop.pace.finished(work, now)
+        cloning.took(strategy, max(0.0, now - began))
+
+    async def _workshop(self, server_id: str) -> Workshop:
+        if server_id not in self._workshops:
+            strategies = await self._admin.strategies(server_id)
+            self._workshops.setdefault(server_id, Workshop(Pace(), strategies, {}))
+        return self._workshops[server_id]
+
+    # --- dropping ---
+
+    def begin_to_drop(self, database_id: str) -> Coroutine[None, None, None]:
+        """Take a condemned database in hand and return the rest of the work.
+
+        Not written down: that its lease has ended, or that it never became ready, says it already.
+        """
+        database = self._inventory.databases[database_id].to(DatabaseState.DROPPING)
+        self._inventory.put_database(database)
+        return self._drop(database)
+
+    async def _drop(self, database: Database) -> None:
+        try:
+            workshop = await self._workshop(database.server_id)
+            work = workshop.pace.started(self._clock.now())
+            try:
+                await self._admin.drop(database.server_id, database.name, database.login)
+            finally:
+                workshop.pace.ended(work, self._clock.now())
+        except LeasedbError as error:
+            # What the server refuses is this one's trouble: the others, and the callers in line, do not wait for it.
+            whose = database.id if isinstance(error, ServerRefusedError) else database.server_id
+            self.fail(whose, "database %s was not dropped: %s", database.name, error)
+            await self._become(database, DatabaseState.CONDEMNED)
+        else:
+            self._setbacks.clear(database.id)
+            await self._become(database, DatabaseState.GONE)
+        self._wake()
+
+    async def give_up(self, server_id: str, template: str, count: int) -> None:
+        """Condemn ready databases that nobody needs any more."""
+        for _ in range(count):
+            database = self._inventory.ready_on(server_id, template)
+            if database is None:
+                return
+            await self._ledger.put_database(database.to(DatabaseState.CONDEMNED))
+
+    async def _become(self, database: Database, state: DatabaseState) -> None:
+        """Put the new state, unless the server was lost meanwhile and the database went with it."""
+        if self._inventory.databases.get(database.id) is not database:
+            return
+        try:
+            await self._ledger.put_database(database.to(state))
+        except StoreFailedError as error:
+            # The store still says what was, and the next start of the daemon puts that right.
+            self.fail(database.server_id, "%s", error)
+            self._inventory.put_database(database.to(DatabaseState.CONDEMNED))
+
+    def fail(self, whose: str, message: str, *values: object) -> None:
+        """Count a failure of a server or a database."""
+        setback = self._setbacks.add(whose, message % values, self._clock.now())
+        if setback.count == 1:
+            log.warning(message, *values)

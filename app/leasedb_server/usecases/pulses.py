@@ -1,0 +1,62 @@
+"""How the servers are: room for databases, connections in use."""
+
+import logging
+
+from leasedb_server.domain.inventory import Inventory
+from leasedb_server.domain.room import Place, crowded, place_for
+from leasedb_server.ports import Pulse
+
+log = logging.getLogger(__name__)
+
+
+class Pulses:
+    """The last pulse of each server, and what follows from it."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        self._inventory = inventory
+        self._by_server: dict[str, Pulse] = {}
+
+    def __repr__(self) -> str:
+        return f"Pulses({self._by_server})"
+
+    def get(self, server_id: str) -> Pulse | None:
+        return self._by_server.get(server_id)
+
+    def take(self, server_id: str, pulse: Pulse) -> None:
+        """Take note of a pulse; a server with hardly a connection left is not leased from until some are closed."""
+        before, place = server_id in self._inventory.crowded, self.place(server_id)
+        self._by_server[server_id] = pulse
+        if not crowded(pulse.connections, pulse.most, before=before):
+            self._inventory.crowded.discard(server_id)
+        elif not before:
+            self._inventory.crowded.add(server_id)
+            log.warning(
+                "server %s has %d of %d connections in use: nothing more is leased there until some are closed",
+                server_id,
+                pulse.connections,
+                pulse.most,
+            )
+        if self.place(server_id) is not place:
+            log.log(
+                logging.WARNING if self.place(server_id) is Place.NONE else logging.INFO,
+                "server %s: %s",
+                server_id,
+                _WORDS[self.place(server_id)],
+            )
+
+    def place(self, server_id: str) -> Place:
+        """Return where the server's next database goes."""
+        server, pulse = self._inventory.servers.get(server_id), self._by_server.get(server_id)
+        memory = server.endpoint.memory if server and server.endpoint else None
+        return place_for(memory, pulse.memory_free if pulse else None, pulse.disk_free if pulse else None)
+
+    def forget(self, server_id: str) -> None:
+        self._by_server.pop(server_id, None)
+        self._inventory.crowded.discard(server_id)
+
+
+_WORDS = {
+    Place.MAIN: "there is room again, databases go to their usual place",
+    Place.OVERFLOW: "its memory is used up, further databases go to the disk",
+    Place.NONE: "its disk is nearly full, no database is made there until there is room",
+}
