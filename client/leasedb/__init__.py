@@ -46,7 +46,10 @@ if TYPE_CHECKING:
     from leasedb._errors import VersionUnavailableError as VersionUnavailableError
     from leasedb._lease import AsyncLease as AsyncLease
     from leasedb._lease import Lease as Lease
+    from leasedb._models import CloningWay as CloningWay
+    from leasedb._models import Connections as Connections
     from leasedb._models import DatabaseCounts as DatabaseCounts
+    from leasedb._models import Demand as Demand
     from leasedb._models import Health as Health
     from leasedb._models import Holder as Holder
     from leasedb._models import LeaseRecord as LeaseRecord
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
     from leasedb._models import Readiness as Readiness
     from leasedb._models import Server as Server
     from leasedb._models import Servers as Servers
+    from leasedb._models import TemplateDemand as TemplateDemand
 
 __version__ = "0.1.0"
 
@@ -63,7 +67,10 @@ _HOMES = {
     "_client": ("AsyncClient", "Client"),
     "_lease": ("AsyncLease", "Lease"),
     "_models": (
+        "CloningWay",
+        "Connections",
         "DatabaseCounts",
+        "Demand",
         "Health",
         "Holder",
         "LeaseRecord",
@@ -73,6 +80,7 @@ _HOMES = {
         "Readiness",
         "Server",
         "Servers",
+        "TemplateDemand",
     ),
     "_errors": (
         "BackendUnavailableError",

@@ -7,7 +7,7 @@ from typing import Self
 
 from leasedb._discovery import find_address
 from leasedb._lease import AsyncLease, Lease
-from leasedb._models import Health, LeaseSummary, Pool, Readiness, Servers
+from leasedb._models import Demand, Health, LeaseSummary, Pool, Readiness, Servers
 from leasedb._protocol import Pid
 from leasedb._transport import AsyncLine, Line
 
@@ -108,6 +108,25 @@ class Client:
         )
         with lease:
             yield lease
+
+    def expect(
+        self, count: int, template: str = "base", *, holder: str | None = None, ttl: float | None = None
+    ) -> Demand:
+        """Announce so many leases of a template, so that the daemon has databases ready when they come.
+
+        Each lease of the same holder and template counts one down; a new announcement replaces the holder's last one.
+
+        Args:
+            count: of the leases to come, 0 to 10000; 0 takes an announcement back.
+            template: what they will be clones of.
+            holder: who will ask, with the same words as in `acquire`; the same default.
+            ttl: seconds after which the rest is not believed any more; the daemon's default (300) when left out.
+
+        Raises:
+            UnknownTemplateError: there is no such template.
+            LeasedbError: the daemon refused, for the reason told; NotFoundError: it is too old for announcements.
+        """
+        return self._line.run(self._line.wire.expect(count, template=template, holder=holder, ttl=ttl))
 
     def get(self, lease_id: str) -> Lease:
         """Return a lease by its id, ended ones for ten minutes too. It is not renewed in the background.
@@ -276,6 +295,25 @@ class AsyncClient:
         )
         async with lease:
             yield lease
+
+    async def expect(
+        self, count: int, template: str = "base", *, holder: str | None = None, ttl: float | None = None
+    ) -> Demand:
+        """Announce so many leases of a template, so that the daemon has databases ready when they come.
+
+        Each lease of the same holder and template counts one down; a new announcement replaces the holder's last one.
+
+        Args:
+            count: of the leases to come, 0 to 10000; 0 takes an announcement back.
+            template: what they will be clones of.
+            holder: who will ask, with the same words as in `acquire`; the same default.
+            ttl: seconds after which the rest is not believed any more; the daemon's default (300) when left out.
+
+        Raises:
+            UnknownTemplateError: there is no such template.
+            LeasedbError: the daemon refused, for the reason told; NotFoundError: it is too old for announcements.
+        """
+        return await self._line.run(self._line.wire.expect(count, template=template, holder=holder, ttl=ttl))
 
     async def get(self, lease_id: str) -> AsyncLease:
         """Return a lease by its id, ended ones for ten minutes too. It is not renewed in the background.

@@ -1,6 +1,7 @@
 """Where the daemon is, and who we are to it."""
 
 import contextlib
+import functools
 import getpass
 import ipaddress
 import os
@@ -86,13 +87,19 @@ def pid_space(proc: Path = Path("/proc")) -> str:
 
 def default_holder() -> str:
     """Return who we are to a reader of the list of leases: "ann@laptop:shop"."""
-    user = str(os.getuid())
-    with contextlib.suppress(KeyError, OSError, ImportError):  # a uid without a name, as containers have
-        user = getpass.getuser()
     folder = ""
     with contextlib.suppress(OSError):  # the working directory was deleted
-        folder = Path.cwd().name
-    return printable(f"{user}@{platform.node()}:{folder or '/'}", _LONGEST_HOLDER)
+        folder = os.path.basename(os.getcwd())  # noqa: PTH109, PTH119 - asked at each lease; a Path costs more than it
+    return printable(f"{_user(os.getuid())}@{platform.node()}:{folder or '/'}", _LONGEST_HOLDER)
+
+
+@functools.cache
+def _user(uid: int) -> str:
+    """Return this user's name; looking it up may ask a directory in the network."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a uid without a name, as containers have
+        return str(uid)
 
 
 def printable(text: str, longest: int) -> str:

@@ -62,11 +62,13 @@ class Schedule(Generic[L]):
     def __init__(self) -> None:
         self._beats: dict[int, Beat[L]] = {}
 
-    def put(self, lease: L, now: float) -> None:
-        """Plan the beat after an answer of the daemon that came just now."""
+    def put(self, lease: L, now: float) -> Beat[L]:
+        """Plan the beat after an answer of the daemon that came just now, and return it."""
         record = lease.record
         last = record.expires_at >= record.max_expires_at
-        self._beats[id(lease)] = Beat(lease, now + max(0.05, record.ttl if last else record.ttl / 3), last)
+        beat = Beat(lease, now + max(0.05, record.ttl if last else record.ttl / 3), last)
+        self._beats[id(lease)] = beat
+        return beat
 
     def drop(self, lease: L) -> None:
         self._beats.pop(id(lease), None)
@@ -123,6 +125,7 @@ class Heartbeat:
         self._wake = threading.Condition()
         self._schedule: Schedule[RenewedHere] = Schedule()
         self._thread: threading.Thread | None = None
+        self._sleeps_until = 0.0
         self._closed = False
 
     def put(self, lease: RenewedHere) -> None:
@@ -132,7 +135,7 @@ class Heartbeat:
         with self._wake:
             if self._closed:
                 return
-            self._schedule.put(lease, time.monotonic())
+            beat = self._schedule.put(lease, time.monotonic())
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="leasedb-heartbeat", daemon=True)
                 # Signals are for the program's own threads: one that sits in sigwait() would never see ours.
@@ -141,7 +144,7 @@ class Heartbeat:
                     self._thread.start()
                 finally:
                     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            else:
+            elif beat.due < self._sleeps_until:
                 self._wake.notify()
 
     def drop(self, lease: RenewedHere) -> None:
@@ -185,7 +188,9 @@ class Heartbeat:
                     idle_since = now
                 elif now - idle_since >= _IDLE_LIMIT:
                     break
-                self._wake.wait(_IDLE_LIMIT if beat is None else beat.due - now)
+                # Only a lease that is due before then wakes it: waking costs each acquire a change of threads.
+                self._sleeps_until = now + _IDLE_LIMIT if beat is None else beat.due
+                self._wake.wait(self._sleeps_until - now)
             self._thread = None
             return None
 

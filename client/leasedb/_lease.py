@@ -78,8 +78,16 @@ class _BaseLease:
         return self._record.password
 
     @property
+    def socket(self) -> str | None:
+        """The directory of a Unix socket on which the server listens too, for processes on its machine; else None."""
+        return self._record.socket
+
+    @property
     def urls(self) -> Mapping[str, str]:
-        """The DSN as ``libpq``, ``sqlalchemy``, ``asyncpg`` and ``jdbc`` write it."""
+        """The DSN as ``libpq``, ``sqlalchemy``, ``asyncpg`` and ``jdbc`` write it.
+
+        Where there is a `socket`, ``socket`` is the DSN over it, for libpq.
+        """
         return self._record.urls
 
     @property

@@ -53,6 +53,7 @@ class LeaseRecord(LeaseSummary):
     password: str = field(repr=False)
     urls: Mapping[str, str] = field(repr=False)
     env: Mapping[str, str] = field(repr=False)
+    socket: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,36 @@ class DatabaseCounts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CloningWay:
+    """One way a server clones a template: the median of its last clones, None before the first.
+
+    ``chosen`` marks the way that is taken at present; ``refused`` says why one cannot be.
+    """
+
+    template: str
+    strategy: str
+    milliseconds: float | None
+    clones: int
+    chosen: bool
+    refused: str
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """Sessions a server has, and the most it takes."""
+
+    used: int
+    most: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """One Postgres. ``state`` is starting, ready, lost, stopping or gone; ``host`` and ``port`` come with ready."""
+    """One Postgres. ``state`` is starting, ready, lost, stopping or gone; ``host`` and ``port`` come with ready.
+
+    ``workers`` is how many statements at once it rewards; ``memory`` is what its files may take of that, in bytes, None
+    when they lie on a disk; ``place`` is where the next database goes: "main", with everything else, "overflow", to a
+    disk for the memory is used up, or "none"; empty when the daemon does not say.
+    """
 
     id: str
     name: str
@@ -79,6 +108,11 @@ class Server:
     error: str
     databases: DatabaseCounts
     notes: tuple[str, ...]
+    cloning: tuple[CloningWay, ...] = ()
+    workers: int | None = None
+    memory: int | None = None
+    place: str = ""
+    connections: Connections | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +126,7 @@ class Servers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolShare:
-    """The databases of one template on one server; ``target`` is how many shall be ready."""
+    """The databases of one template on one server; ``target`` is how many shall be ready, as the daemon learned."""
 
     server: str
     template: str
@@ -103,8 +137,26 @@ class PoolShare:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TemplateDemand:
+    """How many databases of a template the daemon keeps ready, ``target``, and why.
+
+    ``rate`` is requests per second lately; ``hinted`` is how many were announced and are still to come, see
+    `Client.expect`; ``peak`` is how many had to be in stock lately for nobody to wait.
+    """
+
+    template: str
+    target: int
+    rate: float
+    hinted: int
+    peak: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """The databases of all servers; ``waiting`` counts requests in the line, ``max`` is the most databases."""
+    """The databases of all servers; ``waiting`` counts requests in the line, ``max`` is the most databases.
+
+    ``asleep``: nobody asked for long, so there are no servers; the first lease wakes one.
+    """
 
     ready: int
     making: int
@@ -113,6 +165,22 @@ class Pool:
     waiting: int
     max: int | None
     per: tuple[PoolShare, ...]
+    demand: tuple[TemplateDemand, ...] = ()
+    asleep: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """Leases announced by one holder: ``count`` of one template, believed until ``expires_at``.
+
+    ``target`` is how many databases of the template the daemon keeps ready now.
+    """
+
+    template: str
+    holder: str
+    count: int
+    expires_at: datetime
+    target: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +195,7 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """A daemon that leases: servers that are ready, databases that are."""
+    """A daemon that leases: servers that are ready, databases that are. ``status`` is ready or asleep, see `Pool`."""
 
     status: str
     backend: str
@@ -156,6 +224,14 @@ def _text(data: Json, key: str) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{key!r} is not text")
     return value
+
+
+def _text_or_none(data: Json, key: str) -> str | None:
+    return None if data.get(key) is None else _text(data, key)
+
+
+def _int_or_none(data: Json, key: str) -> int | None:
+    return None if data.get(key) is None else int(data[key])
 
 
 def _texts(value: Any) -> dict[str, str]:
@@ -210,14 +286,15 @@ def lease_record(data: Json) -> LeaseRecord:
         user=_text(data, "user"),
         dsn=_text(data, "dsn"),
         password=_text(data, "password"),
-        urls=_texts(data["urls"]),
+        urls=_texts({name: url for name, url in data["urls"].items() if url is not None}),
         env=_texts(data["env"]),
+        socket=_text_or_none(data, "socket"),
     )
 
 
 def _server(data: Json) -> Server:
     counts = data.get("databases") or {}
-    port = data.get("port")
+    connections = data.get("connections")
     versions = data.get("versions")
     return Server(
         id=_text(data, "id"),
@@ -225,13 +302,30 @@ def _server(data: Json) -> Server:
         backend=_text(data, "backend"),
         state=_text(data, "state"),
         host=data.get("host"),
-        port=None if port is None else int(port),
+        port=_int_or_none(data, "port"),
         versions=None if versions is None else _texts(versions),
         created_at=_time(data, "created_at"),
         ready_at=_time_or_none(data, "ready_at"),
         error=str(data.get("error") or ""),
         databases=DatabaseCounts(*(int(counts.get(key, 0)) for key in ("ready", "making", "leased", "condemned"))),
         notes=tuple(str(note) for note in data.get("notes") or ()),
+        cloning=tuple(_cloning_way(way) for way in data.get("cloning") or ()),
+        workers=_int_or_none(data, "workers"),
+        memory=_int_or_none(data, "memory"),
+        place=str(data.get("place") or ""),
+        connections=None if connections is None else Connections(int(connections["used"]), int(connections["most"])),
+    )
+
+
+def _cloning_way(data: Json) -> CloningWay:
+    milliseconds = data.get("milliseconds")
+    return CloningWay(
+        template=_text(data, "template"),
+        strategy=_text(data, "strategy"),
+        milliseconds=None if milliseconds is None else float(milliseconds),
+        clones=int(data.get("clones", 0)),
+        chosen=bool(data.get("chosen")),
+        refused=str(data.get("refused") or ""),
     )
 
 
@@ -242,7 +336,6 @@ def servers(data: Json) -> Servers:
 
 
 def pool(data: Json) -> Pool:
-    most = data.get("max")
     shares = tuple(
         PoolShare(
             server=_text(share, "server"),
@@ -252,7 +345,33 @@ def pool(data: Json) -> Pool:
         for share in data.get("per") or ()
     )
     counts = {key: int(data[key]) for key in ("ready", "making", "leased", "condemned", "waiting")}
-    return Pool(**counts, max=None if most is None else int(most), per=shares)
+    return Pool(
+        **counts,
+        max=_int_or_none(data, "max"),
+        per=shares,
+        demand=tuple(_template_demand(one) for one in data.get("demand") or ()),
+        asleep=bool(data.get("asleep")),
+    )
+
+
+def _template_demand(data: Json) -> TemplateDemand:
+    return TemplateDemand(
+        template=_text(data, "template"),
+        target=int(data["target"]),
+        rate=float(data.get("rate") or 0),
+        hinted=int(data.get("hinted") or 0),
+        peak=float(data.get("peak") or 0),
+    )
+
+
+def demand(data: Json) -> Demand:
+    return Demand(
+        template=_text(data, "template"),
+        holder=_text(data, "holder"),
+        count=int(data["count"]),
+        expires_at=_time(data, "expires_at"),
+        target=int(data["target"]),
+    )
 
 
 def health(data: Json) -> Health:

@@ -28,7 +28,7 @@ from leasedb._errors import (
     UnexpectedAnswerError,
     from_problem,
 )
-from leasedb._models import Health, LeaseRecord, LeaseSummary, Pool, Readiness, Servers
+from leasedb._models import Demand, Health, LeaseRecord, LeaseSummary, Pool, Readiness, Servers
 
 T = TypeVar("T")
 Pid = int | Literal["auto"] | None
@@ -92,6 +92,7 @@ class Wire:
     def __init__(self, address: Address) -> None:
         self.address = address
         self._sends_pid: bool | None = None  # None: not known yet whether our pids mean something to the daemon
+        self._their_space: str | None = None  # the daemon's pid_space; None: not asked yet
 
     # --- leases ---
 
@@ -137,7 +138,9 @@ class Wire:
     def _own_pid(self) -> Exchange[int | None]:
         if self._sends_pid is None and self.address.loopback:
             ours = pid_space()
-            theirs = (yield from self.health()).pid_space if ours else ""
+            if ours and self._their_space is None:
+                yield from self.health()
+            theirs = self._their_space
             self._sends_pid = ours == theirs if ours and theirs else not in_container()
         return os.getpid() if self._sends_pid else None
 
@@ -185,8 +188,20 @@ class Wire:
     def pool(self) -> Exchange[Pool]:
         return self._call(Request("GET", "/pool"), _models.pool)
 
+    def expect(self, count: int, *, template: str, holder: str | None, ttl: float | None) -> Exchange[Demand]:
+        body = {
+            "template": template,
+            "count": count,
+            "holder": default_holder() if holder is None else holder,
+            "ttl": _seconds("ttl", ttl),
+        }
+        given = {name: value for name, value in body.items() if value is not None}
+        return self._call(Request("PUT", "/demand", json=given), _models.demand)
+
     def health(self) -> Exchange[Health]:
-        return self._call(Request("GET", "/healthz"), _models.health)
+        health = yield from self._call(Request("GET", "/healthz"), _models.health)
+        self._their_space = health.pid_space
+        return health
 
     def ready(self) -> Exchange[Readiness]:
         return self._call(Request("GET", "/readyz"), _models.readiness)

@@ -6,18 +6,19 @@ import importlib.util
 import platform
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import leasedb
 from leasedb._client import Client
 from leasedb._errors import LeasedbError, NotReadyError
-from leasedb._models import Health, LeaseSummary, Pool, Servers
+from leasedb._models import CloningWay, Health, LeaseSummary, Pool, Server, Servers
 
 INSTALL = "pip install 'leasedb[server,embedded]'"
 _BACKENDS = frozenset({"container", "embedded", "existing"})
 _LONGEST_CELL = 60
+_MANY = 0.8  # the part of a server's connections from which on it is worth a note
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -75,26 +76,48 @@ def ask_status(client: Client) -> Status:
 
 
 def status_lines(status: Status, now: datetime | None = None) -> list[str]:
-    health, pool = status.health, status.pool
-    most = "no limit" if pool.max is None else f"at most {pool.max}"
-    stock = f"{pool.ready} ready, {pool.making} being made, {pool.leased} leased, {pool.condemned} being dropped"
+    health, servers = status.health, status.servers
+    condition = f"not ready: {status.not_ready}" if status.not_ready else "asleep" if status.pool.asleep else "ready"
     return [
-        f"daemon   {status.url}, leasedb {health.version}, pid {health.pid}, "
-        + (f"not ready: {status.not_ready}" if status.not_ready else "ready"),
-        f"backend  {status.servers.backend}" + (f": {status.servers.reason}" if status.servers.reason else ""),
-        f"pool     {stock}, {count(pool.waiting, 'request')} waiting ({most})",
+        f"daemon   {status.url}, leasedb {health.version}, pid {health.pid}, {condition}",
+        f"backend  {servers.backend}" + (f": {servers.reason}" if servers.reason else ""),
+        _pool_line(status.pool),
         "",
-        *_server_lines(status.servers),
-        *(f"note on {server.id}: {note}" for server in status.servers.servers for note in server.notes),
+        *_server_lines(servers, status.pool),
+        *(f"note on {server.id}: {note}" for server in servers.servers for note in _notes(server)),
+        *_template_lines(servers, status.pool),
         "",
         *_lease_lines(status.leases, now or datetime.now(UTC)),
     ]
 
 
-def _server_lines(servers: Servers) -> list[str]:
+def _pool_line(pool: Pool) -> str:
+    wanted = sum(_targets(pool).values())
+    parts = [
+        f"{pool.ready} of {wanted} ready" if wanted else f"{pool.ready} ready",
+        f"{pool.making} being made" if pool.making else "",
+        f"{pool.leased} leased",
+        f"{pool.condemned} being dropped" if pool.condemned else "",
+        f"{pool.waiting} waiting",
+    ]
+    most = "no limit" if pool.max is None else f"at most {pool.max}"
+    return f"pool     {', '.join(part for part in parts if part)} ({most})"
+
+
+def _targets(pool: Pool) -> dict[str, int]:
+    """Return how many databases of each template shall be ready; an older daemon says it for each server only."""
+    if pool.demand:
+        return {demand.template: demand.target for demand in pool.demand}
+    targets: dict[str, int] = {}
+    for share in pool.per:
+        targets[share.template] = targets.get(share.template, 0) + share.target
+    return targets
+
+
+def _server_lines(servers: Servers, pool: Pool) -> list[str]:
     if not servers.servers:
-        return ["no servers"]
-    rows = [["SERVER", "STATE", "ADDRESS", "POSTGRES", "VECTOR", "READY", "LEASED", "ERROR"]]
+        return ["no servers: the next lease starts one" if pool.asleep else "no servers"]
+    rows = [["SERVER", "STATE", "ADDRESS", "POSTGRES", "VECTOR", "READY", "LEASED", "FILES", "ERROR"]]
     for server in servers.servers:
         versions = server.versions or {}
         rows.append(
@@ -106,12 +129,57 @@ def _server_lines(servers: Servers) -> list[str]:
                 versions.get("vector", "-"),
                 str(server.databases.ready),
                 str(server.databases.leased),
+                _files(server),
                 _cut(server.error),
             ]
         )
     if not any(server.error for server in servers.servers):
         rows = [row[:-1] for row in rows]
     return table(rows)
+
+
+def _files(server: Server) -> str:
+    """Say where the next database's files go; servers that start and older daemons do not tell."""
+    if server.port is None or not server.place:
+        return "-"
+    if server.place == "none":
+        return "full"
+    return "memory" if server.memory is not None and server.place == "main" else "disk"
+
+
+def _notes(server: Server) -> Iterator[str]:
+    yield from server.notes
+    if server.memory is not None and server.place == "overflow":
+        yield f"its {server.memory / 2**20:.0f} MB of memory are used up, further databases go to the disk"
+    if server.connections is not None and server.connections.used >= _MANY * server.connections.most:
+        used, most = server.connections.used, server.connections.most
+        yield f"{used} of {most} connections are in use, leases wait when there are none"
+
+
+def _template_lines(servers: Servers, pool: Pool) -> list[str]:
+    """Say of each template what is wanted, why, and how long each server takes for a clone by the way it chose."""
+    targets, demands = _targets(pool), {demand.template: demand for demand in pool.demand}
+    if not targets or not servers.servers:
+        return []
+    rows = [["TEMPLATE", "WANTED", "READY", "PER SECOND", "ANNOUNCED", "CLONED IN"]]
+    for template, target in targets.items():
+        demand = demands.get(template)
+        ways = [way for server in servers.servers for way in server.cloning if way.template == template and way.chosen]
+        rows.append(
+            [
+                template,
+                str(target),
+                str(sum(share.ready for share in pool.per if share.template == template)),
+                f"{demand.rate:.1f}" if demand else "-",
+                str(demand.hinted) if demand else "-",
+                ", ".join(map(_cloned, ways)) or "-",
+            ]
+        )
+    return ["", *table(rows)]
+
+
+def _cloned(way: CloningWay) -> str:
+    return way.strategy if way.milliseconds is None else f"{way.milliseconds:.1f} ms ({way.strategy})"
 
 
 def _lease_lines(leases: Sequence[LeaseSummary], now: datetime) -> list[str]:
@@ -171,7 +239,7 @@ def _examine_daemon(client: Client, own_version: str) -> Finding:
         return Finding("daemon", False, str(error))
     text = (
         f"{client.url}: leasedb {health.version}, pid {health.pid}, {ready.backend}, {count(ready.servers, 'server')}, "
-        f"{count(ready.ready, 'database')} ready"
+        + ("asleep until the next lease" if ready.status == "asleep" else f"{count(ready.ready, 'database')} ready")
     )
     if health.version != own_version:
         text += f" (this client is {own_version})"

@@ -1,4 +1,4 @@
-"""The command line: `leasedb serve | exec | lease | release | status | psql | doctor`."""
+"""The command line: `leasedb serve | exec | lease | release | status | psql | doctor | clean`."""
 
 import argparse
 import contextlib
@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(format="leasedb: %(message)s", level=logging.WARNING)
     try:
-        if arguments[:1] == ["serve"]:
-            return _serve(arguments[1:])
+        if arguments[:1] in (["serve"], ["clean"]):
+            return _served(*arguments)
         code = _run(arguments)
         sys.stdout.flush()
     except UsageError as error:
@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         one.set_defaults(run=run)
         return one
 
-    add("serve", _misplaced_serve, "run the daemon")
+    add("serve", _misplaced, "run the daemon")
     one = add("exec", _exec, "run a command with a database of its own", wishes)
     one.usage = "leasedb exec [options] -- CMD [ARG ...]"
     one.add_argument("command", nargs=argparse.REMAINDER, metavar="CMD", help="what to run, with its arguments")
@@ -130,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("id", nargs="?", metavar="ID", help="of a lease; a new one when left out")
     one.set_defaults(command=[])
     add("doctor", _doctor, "say what works here and what is missing")
+    add("clean", _misplaced, "take away what a stopped daemon kept so that its servers start quickly")
     return parser
 
 
@@ -165,16 +166,19 @@ def _say(text: str) -> None:
     print(f"leasedb: {text}", file=sys.stderr)
 
 
-def _serve(arguments: list[str]) -> int:
+def _served(name: str, *arguments: str) -> int:
+    """Run a command of the daemon's, whose options are its settings."""
     try:
-        return int(importlib.import_module("leasedb_server.cli").main(arguments) or 0)
+        cli = importlib.import_module("leasedb_server.cli")
+        return int((cli.main if name == "serve" else cli.clean)(arguments) or 0)
     except ModuleNotFoundError as error:
         _say(f"the daemon needs {error.name}, which is not installed. Run: pip install 'leasedb[server,embedded]'")
         return 1
 
 
-def _misplaced_serve(_args: argparse.Namespace) -> int:
-    raise UsageError("options of serve come after the word: leasedb serve --token TOKEN (see: leasedb serve --help)")
+def _misplaced(args: argparse.Namespace) -> int:
+    name, option = args.name, "--token TOKEN" if args.name == "serve" else "--state-dir DIR"
+    raise UsageError(f"options of {name} come after the word: leasedb {name} {option} (see: leasedb {name} --help)")
 
 
 def _exec(args: argparse.Namespace) -> int:

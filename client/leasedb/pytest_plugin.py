@@ -1,12 +1,14 @@
 """The pytest plugin: `pg_lease`, `pg_session_lease`, `pg_conn` and `leasedb_client`.
 
+Before the first test it tells the daemon how many databases the run is going to ask for.
+
 Loaded at every pytest start of everybody who has leasedb installed: it imports nothing that pytest has not.
 """
 
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,6 +23,45 @@ if TYPE_CHECKING:
 _LONGEST_LABEL = 255  # characters the daemon takes
 # A suite at capacity shall get slower, not red: longer than the daemon's default, short enough to end a deadlock.
 _WAIT = 600.0  # seconds
+_MOST_EXPECTED = 10_000  # leases that the daemon lets one holder announce
+_EXPECTED_FOR = 600.0  # seconds; after that the daemon goes by what it has seen of the suite
+_LOOKING = ("collectonly", "setupplan", "showfixtures", "show_fixtures_per_test")  # options that run no test
+
+_RUN = pytest.StashKey[str]()
+_TO_COME = pytest.StashKey[int]()
+
+
+@pytest.hookimpl(tryfirst=True)  # before a worker of pytest-xdist says that it is ready for tests
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Announce how many databases the collected tests want, if any; the fixtures report what is wrong, not this."""
+    wanted = [item for item in session.items if _wants_database(item)]
+    config = session.config
+    # The first worker speaks for all: they collect the same tests, and the one that takes a dead one's place would
+    # announce again what has run already.
+    if not wanted or os.environ.get("PYTEST_XDIST_WORKER", "gw0") != "gw0":
+        return
+    if not any(config.getoption(name, default=False) for name in _LOOKING):
+        _announce(config, len(wanted))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Take back what was announced for tests that did not come to it: after -x, Ctrl-C, skips at run time.
+
+    Not with pytest-xdist, where no process that uses the fixtures knows when the others are done.
+    """
+    if session.config.stash.get(_TO_COME, 0) > 0 and "PYTEST_XDIST_WORKER" not in os.environ:
+        _announce(session.config, 0)
+
+
+def _wants_database(item: pytest.Item) -> bool:
+    names = getattr(item, "fixturenames", ())  # items of other plugins may have none
+    return "pg_lease" in names or "pg_conn" in names
+
+
+def _announce(config: pytest.Config, count: int) -> None:
+    with suppress(leasedb.LeasedbError), leasedb.Client() as client:
+        client.expect(min(count, _MOST_EXPECTED), holder=_holder(config), ttl=_EXPECTED_FOR)
+        config.stash[_TO_COME] = count
 
 
 @pytest.fixture(scope="session")
@@ -67,27 +108,34 @@ def pg_conn(request: pytest.FixtureRequest) -> Iterator[psycopg.Connection[Any]]
 
 @contextmanager
 def _leased(request: pytest.FixtureRequest, client: leasedb.Client, nodeid: str) -> Iterator[leasedb.Lease]:
-    run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or _own_run(request.config)
+    config = request.config
     labels = {
-        "run": run,
+        "run": _run(config),
         "worker": os.environ.get("PYTEST_XDIST_WORKER", "main"),
-        "pytest": nodeid.encode("utf-8", "replace").decode()[:_LONGEST_LABEL],
+        "pytest": _printable(nodeid)[:_LONGEST_LABEL],
     }
     with _in_one_line():
         lease = client.acquire(
             wait=_WAIT,
-            holder=f"pytest {request.config.rootpath.name[:100]} {run[:8]}",
+            holder=_holder(config),
             labels={key: value for key, value in labels.items() if value},
         )
+    config.stash[_TO_COME] = config.stash.get(_TO_COME, 0) - 1
     with lease:
         yield lease
 
 
-_RUN = pytest.StashKey[str]()
+def _holder(config: pytest.Config) -> str:
+    return f"pytest {_printable(config.rootpath.name)[:100]} {_run(config)[:8]}"
 
 
-def _own_run(config: pytest.Config) -> str:
-    return config.stash.setdefault(_RUN, os.urandom(16).hex())
+def _run(config: pytest.Config) -> str:
+    return os.environ.get("PYTEST_XDIST_TESTRUNUID") or config.stash.setdefault(_RUN, os.urandom(16).hex())
+
+
+def _printable(text: str) -> str:
+    """Return text that JSON can carry; names of files may hold bytes that are no text."""
+    return text.encode("utf-8", "replace").decode()
 
 
 @contextmanager

@@ -31,6 +31,7 @@ class StandIn:
         space: ``pid_space`` of its health; None: that of this process.
         pids: whether the processes of its clients are its own to see.
         max_life: seconds after which a lease cannot be renewed any more.
+        old: speak as the first daemons did, which took no announcements and told less of themselves.
     """
 
     def __init__(
@@ -41,14 +42,18 @@ class StandIn:
         space: str | None = None,
         pids: bool = True,
         max_life: float = MAX_TTL,
+        old: bool = False,
     ) -> None:
-        self.most, self.token, self.pids, self.max_life = most, token, pids, max_life
+        self.most, self.token, self.pids, self.max_life, self.old = most, token, pids, max_life, old
         self.space = pid_space() if space is None else space
         self.leases: dict[str, dict[str, Any]] = {}
         self.keys: dict[str, tuple[Any, str]] = {}
         self.seen: list[Seen] = []
         self.faults: deque[Fault] = deque()
         self.ready_problem = ""
+        self.asleep = False
+        self.to_come: dict[tuple[str, str], int] = {}  # announced leases by holder and template
+        self.server_now: dict[str, Any] = {}  # what differs from `_one`
         self.waiting = 0
         self.port = 0
         self._state = threading.Condition()
@@ -120,7 +125,8 @@ class StandIn:
         if segments == ["readyz"]:
             if self.ready_problem:
                 raise Problem("not-ready", self.ready_problem)
-            return 200, {"status": "ready", "backend": "stand-in", "servers": 1, "ready": 10}, {}
+            status, servers = ("asleep", 0) if self.asleep else ("ready", 1)
+            return 200, {"status": status, "backend": "stand-in", "servers": servers, "ready": 10 * servers}, {}
         if self.token and seen.headers.get("authorization") != f"Bearer {self.token}":
             raise Problem("unauthorized", "The token is missing or wrong.")
         with self._state:
@@ -162,17 +168,38 @@ class StandIn:
     def _answer_stock(self, seen: Seen, segments: list[str]) -> Reply:
         match segments:
             case ["servers"]:
-                return 200, {"backend": "stand-in", "reason": "nothing is real here", "servers": [self._one()]}, {}
+                servers = [] if self.asleep else [self._one()]
+                return 200, {"backend": "stand-in", "reason": "nothing is real here", "servers": servers}, {}
             case ["servers", "s1", "logs"]:
                 return 200, "".join(f"line {n}\n" for n in range(int(seen.query["lines"][0]))), {}
             case ["servers", ident, "logs"]:
                 raise Problem("server-not-found", f"There is no server {ident}.")
             case ["pool"]:
-                leased = len([lease for lease in self.leases.values() if lease["state"] == "active"])
-                share = {"server": "s1", "template": "base", "ready": 10, "making": 0, "leased": leased, "target": 10}
-                counts = {"ready": 10, "making": 0, "leased": leased, "condemned": 0, "waiting": self.waiting}
-                return 200, counts | {"max": self.most, "per": [share]}, {}
+                return 200, self._pool(), {}
+            case ["demand"] if not self.old:
+                return 200, self._expect(seen.body), {}
         raise Problem("not-found", f"There is no {seen.path}.")
+
+    def _pool(self) -> dict[str, Any]:
+        leased = len([lease for lease in self.leases.values() if lease["state"] == "active"])
+        share = {"server": "s1", "template": "base", "ready": 10, "making": 0, "leased": leased, "target": 12}
+        counts = {"ready": 10, "making": 0, "leased": leased, "condemned": 0, "waiting": self.waiting}
+        known = counts | {"max": self.most, "per": [] if self.asleep else [share]}
+        if self.old:
+            return known
+        hinted = sum(count for (_, template), count in self.to_come.items() if template == "base")
+        demand = {"template": "base", "target": 12, "rate": 0.52, "hinted": hinted, "peak": 9.4, "later": 1}
+        return known | {"demand": [demand], "asleep": self.asleep}
+
+    def _expect(self, body: dict[str, Any]) -> dict[str, Any]:
+        template, holder, count = body.get("template", "base"), body.get("holder", ""), body["count"]
+        if not 0 <= count <= 10_000:
+            raise Problem("invalid-request", f"count: {count} is not 0 to 10000.")
+        if template != "base":
+            raise Problem("unknown-template", f"There is no template {template!r}.")
+        self.to_come[holder, template] = count
+        until = _time(time.time() + body.get("ttl", 300))
+        return {"template": template, "holder": holder, "count": count, "expires_at": until, "target": max(12, count)}
 
     def _acquire(self, body: dict[str, Any], key: str | None) -> dict[str, Any]:
         unknown = set(body) - {"template", "ttl", "wait", "holder", "pid", "labels", "postgres"}
@@ -197,6 +224,8 @@ class StandIn:
             return self.leases[ident]
         self._wait_for_room(float(body.get("wait", 60)))
         lease = self._new(body, float(ttl))
+        announced = (lease["holder"]["name"], lease["template"])
+        self.to_come[announced] = max(0, self.to_come.get(announced, 0) - 1)
         if key is not None:
             self.keys[key] = (body, lease["id"])
         return lease
@@ -294,10 +323,14 @@ class StandIn:
             "jdbc": f"jdbc:postgresql://127.0.0.1:1/{database}?user={user}",
         }
         login = {"host": "127.0.0.1", "port": 1, "database": database, "user": user, "password": password}
-        return self._summary(lease) | login | {"dsn": dsn, "urls": urls, "env": env}
+        known = self._summary(lease) | login | {"dsn": dsn, "urls": urls, "env": env}
+        if self.old:
+            return known
+        by_socket = f"postgresql://{user}:it%27s%20%24ecret@/{database}?host=%2Frun%2Fx&port=1"
+        return known | {"socket": "/run/x", "urls": urls | {"socket": by_socket}}
 
     def _one(self) -> dict[str, Any]:
-        return {
+        known = {
             "id": "s1",
             "name": "leasedb_aaaaaa_s_1",
             "backend": "stand-in",
@@ -311,6 +344,22 @@ class StandIn:
             "databases": {"ready": 10, "making": 0, "leased": 1, "condemned": 0},
             "notes": ["made of air"],
         }
+        if self.old:
+            return known
+        ways = {"file_copy": (9.14, 30, ""), "wal_log": (16.0, 2, ""), "file_copy_clone": (None, 0, "not here")}
+        cloning = [
+            {
+                "template": "base",
+                "strategy": strategy,
+                "milliseconds": milliseconds,
+                "clones": clones,
+                "chosen": strategy == "file_copy",
+                "refused": refused,
+            }
+            for strategy, (milliseconds, clones, refused) in ways.items()
+        ]
+        news = {"cloning": cloning, "workers": 3, "memory": 2**30, "place": "main"}
+        return known | news | {"connections": {"used": 14, "most": 97}} | self.server_now
 
 
 def _time(instant: float | None) -> str | None:

@@ -32,7 +32,7 @@ def test_version(cli, nowhere):
 
 def test_help_names_every_command(cli, nowhere):
     out = cli(nowhere, "--help").stdout
-    for command in ("serve", "exec", "lease", "release", "status", "psql", "doctor"):
+    for command in ("serve", "exec", "lease", "release", "status", "psql", "doctor", "clean"):
         assert f"    {command} " in out
 
 
@@ -106,6 +106,57 @@ def test_status_as_json(cli, daemon_url):
     assert out["servers"]["servers"][0]["state"] == "ready"
 
 
+def test_status_at_a_glance(cli, stand_in):
+    stand_in.to_come["suite", "base"] = 40
+    lines = cli(stand_in.url, "status").stdout.splitlines()
+    assert "pool     10 of 12 ready, 0 leased, 0 waiting (at most 100)" in lines
+    rows = [line.split() for line in lines]
+    assert rows[rows.index(["SERVER", "STATE", "ADDRESS", "POSTGRES", "VECTOR", "READY", "LEASED", "FILES"]) + 1] == [
+        *("s1", "ready", "127.0.0.1:54321", "18.4", "0.8.1", "10", "1", "memory")
+    ]
+    assert rows[rows.index(["TEMPLATE", "WANTED", "READY", "PER", "SECOND", "ANNOUNCED", "CLONED", "IN"]) + 1] == [
+        *("base", "12", "10", "0.5", "40", "9.1", "ms", "(file_copy)")
+    ]
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize(
+    ("now", "files", "note"),
+    [
+        ({"memory": None}, "disk", None),
+        ({"port": None, "host": None}, "-", None),
+        ({"place": "overflow"}, "disk", "note on s1: its 1024 MB of memory are used up, further databases go to"),
+        ({"memory": None, "place": "none"}, "full", None),
+        ({"connections": {"used": 90, "most": 97}}, "memory", "note on s1: 90 of 97 connections are in use"),
+        ({"connections": None, "cloning": [], "workers": None}, "memory", None),
+    ],
+)
+def test_status_of_a_server(cli, stand_in, now, files, note):
+    stand_in.server_now = now
+    out = cli(stand_in.url, "status").stdout
+    [row] = [line for line in out.splitlines() if line.startswith("s1")]
+    assert row.endswith(f" {files}")
+    assert out.count("note on") == 1 + bool(note)
+    assert note is None or note in out
+
+
+def test_status_of_a_daemon_that_sleeps(cli, stand_in):
+    stand_in.asleep = True
+    out = cli(stand_in.url, "status").stdout
+    assert out.splitlines()[0].endswith(", asleep")
+    assert "no servers: the next lease starts one" in out
+    assert "asleep until the next lease" in cli(stand_in.url, "doctor").stdout
+
+
+def test_status_of_an_older_daemon(cli, nowhere):
+    with StandIn(old=True) as daemon:
+        out = cli(nowhere, "--url", daemon.url, "status").stdout
+    assert "10 of 12 ready" in out
+    rows = [line.split() for line in out.splitlines()]
+    assert ["s1", "ready", "127.0.0.1:54321", "18.4", "0.8.1", "10", "1", "-"] in rows
+    assert ["base", "12", "10", "-", "-", "-"] in rows
+
+
 def test_status_of_a_daemon_that_is_not_ready(cli, stand_in):
     stand_in.ready_problem = "its server is starting"
     assert "not ready: its server is starting" in cli(stand_in.url, "status").stdout
@@ -144,10 +195,12 @@ def without(folder: Path, *names: str) -> dict[str, str]:
     return {"PYTHONPATH": ":".join([str(folder), *(path for path in sys.path if path)])}
 
 
-def test_serve_gets_its_arguments(cli, nowhere):
-    done = cli(nowhere, "serve", "--help")
+@pytest.mark.parametrize("command", ["serve", "clean"])
+def test_commands_of_the_daemon_get_its_settings(cli, nowhere, command):
+    done = cli(nowhere, command, "--help")
     assert done.returncode == 0
-    assert "--port" in done.stdout
+    assert done.stdout.startswith(f"usage: leasedb {command} ")
+    assert "--state-dir" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -165,6 +218,7 @@ def test_serve_gets_its_arguments(cli, nowhere):
         (["release", "a", "--label", "b=c"], "needs either the ids"),
         (["status", "--", "ls"], "'status' runs no command"),
         (["--token", "x", "serve"], "options of serve come after the word"),
+        (["--token", "x", "clean"], "options of clean come after the word"),
     ],
 )
 def test_usage_errors_are_one_line_and_2(cli, nowhere, arguments, says):

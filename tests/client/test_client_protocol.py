@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from leasedb import _errors
-from leasedb._discovery import Address, pid_space
+from leasedb._discovery import Address, default_holder, pid_space
 from leasedb._protocol import Answer, Breach, Exchange, Failure, Request, Wire
 
 LEASE = {
@@ -227,6 +227,38 @@ def test_renewing_what_has_ended_and_is_forgotten():
     with pytest.raises(_errors.LeaseLostError) as caught:
         drive(wire().renew("abc", 5), problem(410, "lease-lost"), problem(404, "lease-not-found"))
     assert caught.value.lease is None
+
+
+# --- what is to come ---
+
+EXPECTED = {"template": "base", "holder": "me", "count": 7, "expires_at": "2026-11-20T13:05:00.123Z", "target": 12}
+
+
+def test_expect():
+    exchange = wire().expect(7, template="base", holder="me", ttl=600)
+    [request], expected = drive(exchange, answer(200, EXPECTED | {"later": 1}))
+    assert (request.method, request.path) == ("PUT", "/demand")
+    assert request.json == {"template": "base", "count": 7, "holder": "me", "ttl": 600}
+    assert (expected.count, expected.target, expected.expires_at.minute) == (7, 12, 5)
+
+
+def test_expect_is_for_who_leases():
+    [request], _ = drive(wire().expect(0, template="base", holder=None, ttl=None), answer(200, EXPECTED))
+    assert request.json == {"template": "base", "count": 0, "holder": default_holder()}
+    with pytest.raises(_errors.InvalidRequestError, match="ttl"):
+        next(wire().expect(1, template="base", holder=None, ttl=float("nan")))
+
+
+@pytest.mark.parametrize("news", [{}, {"socket": None, "urls": LEASE["urls"] | {"socket": None}}])
+def test_a_lease_without_a_socket(news):
+    _, record = drive(wire().get("abc"), answer(200, LEASE | news))
+    assert record.socket is None
+    assert "socket" not in record.urls
+
+
+def test_a_socket_that_is_no_text():
+    with pytest.raises(_errors.UnexpectedAnswerError):
+        drive(wire().get("abc"), answer(200, LEASE | {"socket": 5}))
 
 
 # --- does our pid mean anything to the daemon? ---

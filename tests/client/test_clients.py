@@ -10,6 +10,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -136,6 +137,26 @@ def test_the_lease_ends_with_its_process(client):
 
 
 # --- what only the stand-in can be made to do ---
+
+
+def test_only_what_the_daemon_reads_is_sent(connect):
+    with StandIn(token="sesame") as daemon:
+        connect(daemon.url, "sesame").acquire(idempotency_key="mine").release()
+        posted, deleted = daemon.sent("POST", "/leases")[0], daemon.seen[-1]
+    common = {"host": daemon.url.removeprefix("http://"), "authorization": "Bearer sesame"}
+    common["user-agent"] = f"leasedb/{leasedb.__version__}"
+    assert deleted.headers == common
+    length = posted.headers.pop("content-length")
+    assert int(length) > 0
+    assert posted.headers == common | {"content-type": "application/json", "idempotency-key": "mine"}
+
+
+def test_the_health_is_asked_once(connect, stand_in):
+    client = connect(stand_in.url)
+    client.health()
+    for _ in range(3):
+        client.acquire().release()
+    assert len(stand_in.sent("GET", "/healthz")) == 1
 
 
 def test_logs_and_notes(connect, stand_in):
@@ -278,6 +299,43 @@ def test_proxies_of_the_environment_are_not_for_loopback(connect, stand_in, monk
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
     assert connect(stand_in.url).health().status == "ok"
+
+
+def test_other_machines_are_reached_over_the_proxy_of_the_environment(connect, stand_in, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", stand_in.url)
+    client = connect("http://db.lan:7432", "sesame")
+    with client.lease() as lease:
+        assert client.get(lease.id).holder.pid is None
+    assert stand_in.active() == []
+    assert {seen.headers["host"] for seen in stand_in.seen} == {"db.lan:7432"}
+    assert {seen.headers["authorization"] for seen in stand_in.seen} == {"Bearer sesame"}
+
+
+def test_silence_is_a_timeout():
+    def renewal(line: Any) -> Any:
+        return line.run(line.wire.renew("abc", 5, 0.1))
+
+    async def main() -> None:
+        async with leasedb.AsyncClient(url) as client:
+            await renewal(client._line)
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with (
+            leasedb.Client(url) as client,
+            pytest.raises(leasedb.DaemonUnreachableError, match=r"did not answer POST .*/renew within 0\.1 s"),
+        ):
+            renewal(client._line)
+        with pytest.raises(leasedb.DaemonUnreachableError, match="did not answer"):
+            asyncio.run(main())
+
+
+def test_closing_ends_the_connections(connect, stand_in):
+    client = connect(stand_in.url)
+    client.health()
+    assert len(stand_in._server.connections) == 1
+    client.close()
+    until(lambda: not stand_in._server.connections, what="hung up")
 
 
 def test_after_close(connect, stand_in):

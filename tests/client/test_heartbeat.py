@@ -141,6 +141,26 @@ def test_a_short_lease_is_not_forgotten_behind_a_long_one(connect, stand_in):
         assert renewals(stand_in, long) == 0
 
 
+def test_a_short_lease_after_a_long_one_was_given_back(connect, stand_in):
+    client = connect(stand_in.url)
+    client.acquire(ttl=300).release()
+    with client.lease(ttl=1.5) as short:
+        until(lambda: renewals(stand_in, short) >= 2, what="renewed")
+
+
+def test_a_later_beat_does_not_wake_the_thread(stand_in):
+    with leasedb.Client(stand_in.url) as client:
+        heartbeat = client._line.heartbeat
+        first = client.acquire(ttl=300)
+        until(lambda: heartbeat._sleeps_until > 0, what="the thread asleep")
+        before = heartbeat._sleeps_until
+        first.release()
+        kept = [client.acquire(ttl=300) for _ in range(5)]  # woken, it would sleep until the first of these is due
+        assert heartbeat._sleeps_until == before
+        kept[0].renew(30)
+        until(lambda: heartbeat._sleeps_until < before, what="woken by an earlier one")
+
+
 def test_without_heartbeat_it_ends(client):
     lease = client.acquire(ttl=0.2, pid=None, heartbeat=False)
     until(lambda: client.get(lease.id).state == "expired", what="expired")

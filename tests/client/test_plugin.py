@@ -12,6 +12,7 @@ import pytest
 
 from tests.client.processes import environment
 from tests.client.stand_in import StandIn
+from tests.client.wire_server import Fault
 from tests.waiting import until
 
 pytest_plugins = ["pytester"]
@@ -176,6 +177,90 @@ def test_pg_conn_without_psycopg_says_what_to_install(run, stand_in, pytester):
     result.stdout.fnmatch_lines(["leasedb: pg_conn needs psycopg (*): pip install 'psycopg?binary?'"])
     assert len(result.outlines) < 15
     assert stand_in.leases == {}
+
+
+THREE = """
+import pytest
+def test_one(pg_lease): pass
+@pytest.fixture
+def table(pg_lease): pass
+def test_two(table): pass
+@pytest.mark.skip
+def test_three(pg_conn): pass
+def test_without(): pass
+"""
+
+
+def announced(daemon: StandIn) -> list[int]:
+    return [seen.body["count"] for seen in daemon.sent("PUT", "/demand")]
+
+
+def test_what_is_coming_is_announced_before_the_first_test(run, stand_in):
+    run(THREE).assert_outcomes(passed=3, skipped=1)
+    first, last = stand_in.sent("PUT", "/demand")
+    assert stand_in.seen[0] is first
+    assert first.body["count"] == 3
+    assert first.body["ttl"] == 600
+    assert first.body["template"] == "base"
+    assert holders(stand_in) == {first.body["holder"]} == {last.body["holder"]}
+    # one was skipped: what is left is taken back
+    assert last.body["count"] == 0
+    assert stand_in.seen[-1] is last
+
+
+def test_nothing_is_taken_back_when_every_test_had_its_database(run, stand_in):
+    run(THREE, "-k", "one or two").assert_outcomes(passed=2, deselected=2)
+    assert announced(stand_in) == [2]
+    assert list(stand_in.to_come.values()) == [0]
+
+
+def test_the_rest_is_taken_back_after_the_first_failure(run, stand_in):
+    many = "import pytest\n@pytest.mark.parametrize('n', range(9))\ndef test_it(pg_lease, n): assert n < 3"
+    run(many, "-x").assert_outcomes(passed=3, failed=1)
+    assert announced(stand_in) == [9, 0]
+    assert list(stand_in.to_come.values()) == [0]
+
+
+@pytest.mark.parametrize("option", ["--collect-only", "--setup-plan", "--fixtures", "--fixtures-per-test"])
+def test_who_only_looks_announces_nothing(run, stand_in, option):
+    run(THREE, option)
+    assert stand_in.seen == []
+
+
+def test_with_xdist_it_is_announced_once_for_all_workers(run, stand_in):
+    many = "import pytest\n@pytest.mark.parametrize('n', range(20))\ndef test_it(pg_lease, n): pass"
+    run(many, "-n3").assert_outcomes(passed=20)
+    assert announced(stand_in) == [20]
+    [leasing, *_] = [number for number, seen in enumerate(stand_in.seen) if seen.path == "/leases"]
+    assert [seen.path for seen in stand_in.seen[:leasing]].count("/demand") == 1
+    assert list(stand_in.to_come.values()) == [0]
+
+
+def test_more_than_can_be_announced(run, stand_in, monkeypatch):
+    many = "import pytest\n@pytest.mark.parametrize('n', range(10_001))\ndef test_it(pg_lease, n): assert n < 0"
+    run(many, "-x").assert_outcomes(failed=1)
+    assert announced(stand_in) == [10_000, 0]
+
+
+def test_a_daemon_that_takes_no_announcements(run):
+    with StandIn(old=True) as daemon:
+        result = run(THREE, url=daemon.url)
+        result.assert_outcomes(passed=3, skipped=1)
+        assert "demand" not in result.stdout.str()
+        assert announced(daemon) == [3]
+
+
+@pytest.mark.parametrize("faults", [[Fault("answer")], [Fault("hang-up"), Fault("hang-up")]])
+def test_an_announcement_that_fails_is_no_error(run, stand_in, faults):
+    stand_in.faults.extend(faults)
+    run("def test_one(pg_lease): pass").assert_outcomes(passed=1)
+    assert {seen.path for seen in stand_in.seen[: len(faults)]} == {"/demand"}
+
+
+def test_items_that_have_no_fixtures(run, stand_in, pytester):
+    pytester.makefile(".txt", test_doc=">>> 1 + 1\n2\n")
+    run("def test_one(pg_lease): pass", "--doctest-glob=*.txt").assert_outcomes(passed=2)
+    assert announced(stand_in) == [1]
 
 
 def test_nothing_is_imported_or_asked_when_no_test_wants_a_database(run, stand_in):
