@@ -1,4 +1,6 @@
-"""The yardstick: a bare FastAPI POST with one SQLite commit. Run as ``python bare.py FILE PORT``, a process of its own.
+"""The yardstick: a bare FastAPI POST with one SQLite commit, and a DELETE with another.
+
+Run as ``python bare.py FILE PORT``, a process of its own.
 
 What it shares with the daemon is what any such daemon pays for: uvicorn with uvloop and httptools, the same body
 model, one row of the same width through SQLAlchemy, WAL.
@@ -11,8 +13,8 @@ import uuid
 
 import uvicorn
 from fastapi import FastAPI
-from fastapi.responses import JSONResponse
-from sqlalchemy import Column, Float, Integer, MetaData, String, Table, create_engine, event
+from fastapi.responses import JSONResponse, Response
+from sqlalchemy import Column, Float, Integer, MetaData, String, Table, bindparam, create_engine, event
 
 from leasedb_server.api.schemas import LeaseBody
 
@@ -39,6 +41,7 @@ def create_app(path: str) -> FastAPI:
 
     METADATA.create_all(engine)
     connection, insert = engine.connect(), ROW.insert()
+    end = ROW.update().where(ROW.c.id == bindparam("which")).values(state="released", ended_at=bindparam("now"))
     app = FastAPI()
 
     @app.post("/rows", status_code=201)
@@ -64,6 +67,12 @@ def create_app(path: str) -> FastAPI:
         with connection.begin():
             connection.execute(insert, row)
         return JSONResponse(row, 201)
+
+    @app.delete("/rows/{row_id}", status_code=204)
+    async def remove(row_id: str) -> Response:
+        with connection.begin():
+            connection.execute(end, {"which": row_id, "now": time.time()})
+        return Response(status_code=204)
 
     return app
 

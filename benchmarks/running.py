@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 
 from benchmarks.machine import BenchmarkError
+from benchmarks.sources import Source
 
 START_LIMIT = 60.0  # seconds
 STOP_LIMIT = 30.0
@@ -41,15 +42,6 @@ class Site:
 
     def new_directory(self) -> Path:
         return self.path / secrets.token_hex(4)
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where a daemon's servers come from, as the benchmark starts it."""
-
-    title: str
-    flags: Sequence[str]
-    environment: Mapping[str, str]
 
 
 @contextlib.contextmanager
@@ -93,20 +85,20 @@ class Running:
 
 
 @contextlib.contextmanager
-def daemon(place: Site, source: Source, state_dir: Path) -> Iterator[Running]:
+def daemon(place: Site, source: Source, state_dir: Path, *flags: str) -> Iterator[Running]:
     """Run ``leasedb serve``. It may still be starting when the block begins, and has ended after it."""
-    flags = ["--state-dir", str(state_dir), *source.flags]
-    command = [sys.executable, "-m", "leasedb.cli", "serve", *flags]
+    given = ["--state-dir", str(state_dir), *source.flags, *flags]
+    command = [sys.executable, "-m", "leasedb.cli", "serve", *given]
     with _process(place, command, "--port", source.environment) as running:
         yield running
 
 
 @contextlib.contextmanager
-def yardstick(place: Site) -> Iterator[Running]:
-    """Run bare.py in the same way."""
-    program = Path(__file__).with_name("bare.py")
+def yardstick(place: Site, program: str = "bare.py") -> Iterator[Running]:
+    """Run one of the programs beside this file in the same way."""
+    path = Path(__file__).with_name(program)
     # -P: the modules beside it are no modules of its own
-    command = [sys.executable, "-P", str(program), str(place.new_directory().with_suffix(".sqlite"))]
+    command = [sys.executable, "-P", str(path), str(place.new_directory().with_suffix(".sqlite"))]
     with _process(place, command, None, {}) as running:
         yield running
 
@@ -115,7 +107,7 @@ def yardstick(place: Site) -> Iterator[Running]:
 def _process(
     place: Site, command: Sequence[str], port_flag: str | None, environment: Mapping[str, str]
 ) -> Iterator[Running]:
-    port = str(_free_port())
+    port = str(free_port())
     log = place.new_directory().with_suffix(".log")
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -142,7 +134,8 @@ def _process(
 @contextlib.contextmanager
 def keep_alive() -> Iterator[httpx.Client]:
     """Return a client with one connection that is kept, and no proxy."""
-    with httpx.Client(trust_env=False, timeout=START_LIMIT, limits=httpx.Limits(max_connections=1)) as client:
+    timeout, one = httpx.Timeout(START_LIMIT), httpx.Limits(max_connections=1)
+    with httpx.Client(trust_env=False, timeout=timeout, limits=one) as client:
         yield client
 
 
@@ -153,7 +146,7 @@ def first_lease(running: Running) -> dict[str, Any]:
         return lease
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

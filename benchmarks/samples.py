@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 MILLISECONDS = 1000.0
+NOTHING = "-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +43,35 @@ class Samples:
     @property
     def most(self) -> float:
         return max(self.seconds)
+
+    @property
+    def pair(self) -> str:
+        """Median and p99, as in "1.23 / 4.56 ms"."""
+        if not self.seconds:
+            return NOTHING
+        return f"{self.median * MILLISECONDS:.2f} / {self.p99 * MILLISECONDS:.2f} ms"
+
+    @property
+    def spread(self) -> str:
+        """Median and range, as in "1.23 s (1.01 to 1.50, 5 times)"."""
+        if not self.seconds:
+            return NOTHING
+        unit, factor = ("s", 1.0) if self.median >= 1 else ("ms", MILLISECONDS)
+        digits = 2 if unit == "s" else _digits(self.median * factor)
+        least, middle, most = (f"{value * factor:.{digits}f}" for value in (self.least, self.median, self.most))
+        return f"{middle} {unit} ({least} to {most}, {len(self)} times)"
+
+    @property
+    def middle(self) -> str:
+        """The median alone, as in "1.23 ms"."""
+        return f"{self.median * MILLISECONDS:.{_digits(self.median * MILLISECONDS)}f} ms" if self.seconds else NOTHING
+
+
+def _digits(value: float) -> int:
+    return 2 if value < 10 else 1 if value < 100 else 0
+
+
+def megabytes(count: float | None) -> str:
+    if count is None:
+        return NOTHING
+    return f"{count / 1024**2:.{1 if count < 100 * 1024**2 else 0}f} MB"
