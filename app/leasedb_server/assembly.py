@@ -14,6 +14,7 @@ from leasedb_server.api.routes import UseCases
 from leasedb_server.backends.container import ContainerBackend, ContainerSettings
 from leasedb_server.backends.embedded import EmbeddedBackend, EmbeddedSettings
 from leasedb_server.backends.existing import ExistingBackend
+from leasedb_server.background.loops import Soon
 from leasedb_server.background.supervisor import Daemon, run
 from leasedb_server.domain.demand import Demand
 from leasedb_server.domain.errors import LeasedbError, StartupError
@@ -88,6 +89,7 @@ async def assembled(
             refill=lambda: upkeep.refill(),  # noqa: PLW0108 - it is made below
             max_ttl=settings.max_ttl,
             wake=wake.set,
+            wake_soon=Soon(wake),
         )
         serving = Serving(
             ledger,

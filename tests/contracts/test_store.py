@@ -16,7 +16,8 @@ from leasedb_server.domain.errors import StartupError, StoreFailedError
 from leasedb_server.domain.lease import Holder, Lease, LeaseState
 from leasedb_server.domain.server import Endpoint, Server, ServerState, Versions
 from leasedb_server.domain.template import Template, TemplateState
-from leasedb_server.store import SCHEMA, SqliteStore
+from leasedb_server.store import COLUMNS, SCHEMA, SqliteStore
+from leasedb_server.store.tables import columns
 from tests.doubles import MemoryStore
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system: needs root")
@@ -360,3 +361,13 @@ def test_a_full_disk_refuses_what_it_cannot_keep_and_goes_on_when_there_is_room(
             (disk / "ballast").unlink()
             asyncio.run(store.add_database(replace(DATABASE, id="after")))
         assert {database.id for database in loaded(place).databases} == {"d1", "after", *(one.id for one in added)}
+
+
+def test_the_statements_know_the_columns_of_the_tables():
+    assert columns() == COLUMNS
+
+
+def test_the_daemon_is_imported_without_what_only_a_new_file_needs():
+    code = "import leasedb_server.assembly, sys; print({'sqlalchemy', 'sqlmodel'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()"

@@ -26,7 +26,7 @@ VIOLATIONS = [
     ("layers", "leasedb_server/api/__init__.py", "import leasedb_server.background"),
     ("layers", "leasedb_server/background/__init__.py", "import leasedb_server.api"),
     ("layers", "leasedb_server/usecases/__init__.py", "import leasedb_server.store"),
-    ("layers", "leasedb_server/store.py", "import leasedb_server.postgres"),
+    ("layers", "leasedb_server/store/__init__.py", "import leasedb_server.postgres"),
     ("layers", "leasedb_server/ports.py", "import leasedb_server.usecases"),
     ("layers", "leasedb_server/domain/__init__.py", "import leasedb_server.ports"),
     ("layers", "leasedb_server/new_room.py", "import sys"),
@@ -37,7 +37,7 @@ VIOLATIONS = [
     ("docker", "leasedb_server/backends/existing.py", "import docker.errors"),
     ("psycopg", "leasedb_server/backends/existing.py", "import psycopg.conninfo"),
     ("orm", "leasedb_server/api/__init__.py", "import sqlmodel"),
-    ("http", "leasedb_server/store.py", "import fastapi"),
+    ("http", "leasedb_server/store/__init__.py", "import fastapi"),
     ("pure", "leasedb_server/domain/__init__.py", "import pydantic"),
     ("client", "leasedb/_client.py", "import psutil"),
 ]

@@ -108,6 +108,7 @@ class Life:
             refill=lambda: self.upkeep.refill(),  # noqa: PLW0108 - it is made below
             max_ttl=self.max_ttl,
             wake=self.wake.set,
+            wake_soon=self.wake.set,
         )
         self.serving = Serving(
             self.ledger,

@@ -17,6 +17,7 @@ from leasedb_server.domain.server import ServerState
 NEVER: Final[Instant] = 0.0
 CALM: Final = 0.1  # seconds without a lease or a release; then no test is disturbed by work that can wait
 SETTLED: Final = 3.0  # seconds without one, after which what is too much is given up
+_SMALL: Final = 10  # databases of a stock of which half is kept whatever the haste
 _OF_ALL: Final = 4  # at most one in so many databases waits for a calm moment to be dropped, whatever was asked for
 _A_FEW: Final = 8  # condemned databases are never too many
 
@@ -114,8 +115,11 @@ Action = StartServer | StopServer | MakeDatabase | DropDatabase | Surplus
 
 
 def low_water(wanted: int) -> int:
-    """Return the stock below which databases are made at once, and not only when it is calm."""
-    return (wanted + 1) // 2
+    """Return the stock below which databases are made at once, and not only when it is calm.
+
+    Half of a small stock. A large one may shrink further before tests have to share the machine with clones.
+    """
+    return min((wanted + 1) // 2, max(_SMALL, wanted // 3))
 
 
 def plan(view: View, targets: Targets, now: Instant) -> list[Action]:

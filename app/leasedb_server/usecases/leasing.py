@@ -52,6 +52,7 @@ class Leasing:
         refill: tells how quickly databases are made at present, and how many more there may be.
         max_ttl: seconds after its creation at which a lease ends, however often renewed.
         wake: tells upkeep that there is something to plan for.
+        wake_soon: the same, when it may wait a moment for more of it.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Leasing:
         refill: Callable[[], Refill],
         max_ttl: float,
         wake: Callable[[], None],
+        wake_soon: Callable[[], None],
     ) -> None:
         self._ledger = ledger
         self._inventory = ledger.inventory
@@ -77,6 +79,7 @@ class Leasing:
         self._refill = refill
         self._max_ttl = max_ttl
         self._wake = wake
+        self._wake_soon = wake_soon
         self._line = WaitingLine()
         self._waiters: dict[Ticket, tuple[LeaseRequest, asyncio.Future[Database]]] = {}
         self._keys_in_progress: set[str] = set()
@@ -147,7 +150,7 @@ class Leasing:
         except LeasedbError:
             self._give_back(database)
             raise
-        self._wake()
+        self._wake_soon()
         return lease
 
     async def _in_turn(self, request: LeaseRequest, caller_gone: Callable[[], Awaitable[object]]) -> Database:
@@ -281,7 +284,10 @@ class Leasing:
             fenced.set()
             if self._in_hand(database):
                 self._inventory.put_database(database.to(DatabaseState.CONDEMNED))
-                self._wake()
+                if self._line:
+                    self._wake()
+                else:
+                    self._wake_soon()
 
     async def end_overdue(self) -> None:
         """End the leases whose time ran out or whose holder's process is dead."""
