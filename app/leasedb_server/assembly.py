@@ -78,7 +78,8 @@ async def assembled(
         candidates = [backend for kind, backend in backends.items() if kind in wanted_kinds(settings)]
         others = [backend for backend in backends.values() if backend not in candidates]
         processes = LocalProcesses()
-        demand = Demand(settings.pool_ready, max(settings.pool_ready, settings.pool_ready_max))
+        most_ready = min(settings.pool_max, max(settings.pool_ready, settings.pool_ready_max))
+        demand = Demand(min(settings.pool_ready, most_ready), most_ready)
         leasing = Leasing(
             ledger,
             admin,
@@ -136,6 +137,7 @@ def all_backends(settings: Settings, daemon: str) -> dict[str, ServerBackend]:
             start_timeout=settings.start_timeout,
             orphan_timeout=settings.orphan_timeout,
             memory=settings.memory_limit,
+            servers=settings.pool_servers,
         )
     )
     backends["embedded"] = EmbeddedBackend(
@@ -147,6 +149,7 @@ def all_backends(settings: Settings, daemon: str) -> dict[str, ServerBackend]:
             start_timeout=settings.start_timeout,
             orphan_timeout=settings.orphan_timeout,
             memory=settings.memory_limit,
+            servers=settings.pool_servers,
         )
     )
     return backends

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import shutil
+import threading
 from pathlib import Path
 
 import psycopg
@@ -197,6 +198,36 @@ def test_a_fence_gets_past_a_login_that_is_changing_itself(there):
         assert there.on(lambda admin: admin.fence(SERVER, database)) >= 1
     with pytest.raises(psycopg.OperationalError, match="not permitted to log in"), there.inside(database):
         pass
+
+
+def test_a_fence_leaves_nobody_inside_who_was_on_the_way_in(there):
+    for _ in range(10):
+        database, held, over = there.made(), [], threading.Event()
+
+        def knock(database=database, held=held, over=over):
+            where = {"host": there.endpoint.host, "port": there.endpoint.port, "dbname": database.name}
+            while not over.is_set():
+                with contextlib.suppress(psycopg.OperationalError):
+                    held.append(psycopg.connect(user=database.login, password=database.password, **where))
+
+        callers = [threading.Thread(target=knock) for _ in range(3)]
+        for caller in callers:
+            caller.start()
+        until(lambda held=held: len(held) > 3, 20, "sessions to be there")
+        there.on(lambda admin, database=database: admin.fence(SERVER, database))
+        over.set()
+        for caller in callers:
+            caller.join()
+        for session in held:
+            until(lambda session=session: ended(session), 10, "a session to be ended")
+            session.close()
+
+
+def ended(session):
+    with contextlib.suppress(psycopg.OperationalError):
+        session.execute("SELECT 1")
+        return False
+    return True
 
 
 def test_a_drop_gets_past_a_prepared_transaction(there):

@@ -1,9 +1,11 @@
 """The promises of the design, over real HTTP on real Postgres, the same for every backend."""
 
+import contextlib
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
@@ -89,6 +91,40 @@ def test_no_lease_reaches_another_database(leasing, place):
         assert "PUBLIC may connect to postgres" in server["notes"][0]
     for lease in (one, other):
         leasing.release(lease)
+
+
+def test_nobody_slips_in_while_a_release_refuses_the_login(leasing):
+    """Also who was on the way in when the login was refused: a connection is made in several steps."""
+    for _ in range(12):
+        lease, held, over = leasing.lease(), [], threading.Event()
+
+        def knock(dsn=lease["dsn"], held=held, over=over) -> None:
+            while not over.is_set():
+                with contextlib.suppress(psycopg.OperationalError):
+                    held.append(psycopg.connect(dsn, autocommit=True, connect_timeout=5))
+
+        callers = [threading.Thread(target=knock) for _ in range(3)]
+        for caller in callers:
+            caller.start()
+        until(lambda held=held: len(held) > 3, 20, "sessions to be there")
+        leasing.release(lease)
+        answered = list(held)
+        over.set()
+        for caller in callers:
+            caller.join()
+        assert len(held) - len(answered) <= len(callers), "those under way, and no further one"
+        for session in held:
+            until(lambda session=session: dead(session), 5, "a session to be ended")
+            session.close()
+
+
+def dead(session: psycopg.Connection) -> bool:
+    """Tell whether a session was ended by the server; it is told at once, but asynchronously."""
+    try:
+        session.execute("SELECT 1")
+    except psycopg.OperationalError:
+        return True
+    return False
 
 
 def test_a_login_may_do_nothing_outside_its_database(leasing):

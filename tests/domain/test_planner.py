@@ -55,6 +55,7 @@ def views(draw):
                 retry_at=draw(instants),
                 workers=draw(st.integers(1, 4)),
                 full=draw(st.sampled_from([False, False, True])),
+                tight=draw(st.sampled_from([False, False, True])),
                 crowded=draw(st.sampled_from([False, False, True])),
                 clone_seconds=draw(st.sampled_from([0.01, 0.1])),
             )
@@ -67,6 +68,7 @@ def views(draw):
         drop_retry_at=stuck,
         wanted=draw(st.dictionaries(st.sampled_from(TEMPLATES), st.integers(0, 9))),
         quiet=draw(st.sampled_from([0.0, BUSY, 1.0, math.inf])),
+        urgent=frozenset(draw(st.sets(st.sampled_from(["d0-0", "d0-1", "d1-0", "d9-9"])))),
         asleep=draw(st.booleans()),
     )
 
@@ -300,6 +302,26 @@ class TestDrops:
     def test_while_tests_run_they_wait(self):
         view = view_of(ready(stock={"base": Stock(ready=10)}, condemned=condemned(25)), quiet=BUSY)
         assert plan(view, ONE, NOW) == []
+
+    def test_the_urgent_do_not_wait(self):
+        server = ready(stock={"base": Stock(ready=10)}, condemned=condemned(9))
+        view = view_of(server, quiet=BUSY, urgent=frozenset({"c7", "c4", "elsewhere"}))
+        assert plan(view, ONE, NOW) == drops("c4", "c7")
+        assert plan(replace(view, urgent=frozenset({"c7"})), ONE, NOW) == drops("c7")
+
+    def test_the_urgent_get_a_worker_though_callers_wait(self):
+        server = ready(stock={"base": Stock()}, condemned=condemned(3))
+        view = view_of(server, quiet=BUSY, waiting={"base": 9}, urgent=frozenset({"c2"}))
+        assert plan(view, ONE, NOW) == [*makes("base", "s"), *drops("c2")]
+
+    @pytest.mark.parametrize("want", ["tight", "crowded", "full"])
+    def test_where_something_is_short_they_do_not_wait(self, want):
+        server = ready(stock={"base": Stock(ready=10)}, condemned=condemned(5), **{want: True})
+        assert plan(view_of(server, quiet=BUSY), ONE, NOW) == drops("c0", "c1")
+
+    def test_a_crowded_server_drops_though_callers_wait(self):
+        server = ready(stock={"base": Stock(ready=10)}, condemned=condemned(5), crowded=True)
+        assert plan(view_of(server, waiting={"base": 3}), ONE, NOW) == drops("c0", "c1")
 
     def test_until_there_are_many(self):
         many = ready(stock={"base": Stock(ready=10)}, condemned=condemned(26))

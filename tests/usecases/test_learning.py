@@ -186,6 +186,80 @@ def test_databases_go_to_the_disk_when_memory_is_used_up_and_nowhere_when_that_i
     run(work())
 
 
+def test_who_waits_for_a_server_on_its_way_up_is_not_told_to_wait_for_a_minute():
+    async def work():
+        life = await roomy(idle_stop=60.0)
+        life.clock.advance(61)
+        await life.settle()
+        with pytest.raises(PoolExhaustedError, match="no server is ready yet") as caught:
+            await life.acquire(wait=0)
+        assert caught.value.retry_after == 1
+
+    run(work())
+
+
+def test_who_waits_in_vain_is_told_what_is_in_the_way():
+    async def work():
+        life = await roomy()
+        life.admin.pulse = Pulse(connections=95, most=100)
+        await life.upkeep.check_servers()
+        with pytest.raises(PoolExhaustedError, match="nearly all connections are in use"):
+            await life.acquire(wait=0)
+        life.admin.pulse = Pulse(connections=5, most=100, disk_free=0)
+        await life.upkeep.check_servers()
+        while life.count(DatabaseState.READY):
+            await life.acquire(wait=0)
+        with pytest.raises(PoolExhaustedError, match="the disk is nearly full"):
+            await life.acquire(wait=0)
+
+    run(work())
+
+
+def test_a_database_that_found_no_room_sends_the_next_to_the_disk():
+    async def work():
+        life = await roomy()
+        (server,) = life.inventory.servers.values()
+        object.__setattr__(server.endpoint, "memory", 8 * LEAST)
+        life.admin.pulse = Pulse(1, 100, memory_free=8 * LEAST, disk_free=8 * LEAST)
+        await life.upkeep.check_servers()
+        life.admin.faults.errors = {"create_database": [ServerRefusedError("disk full", sqlstate="53100")]}
+        await life.acquire(wait=0)
+        await life.acquire(wait=0)
+        await life.settle()
+        life.clock.advance(1)
+        await life.settle()
+        assert life.admin.overflowed
+        assert not any(each.refused for each in life.making.learned(server.id).cloning["base"].figures())
+
+    run(work())
+
+
+def test_a_release_that_waits_for_the_drop_does_not_wait_for_calm():
+    async def work():
+        life = await roomy()
+        lease = await life.acquire()
+        release = asyncio.ensure_future(life.leasing.release(lease.id, sync=True))
+        await life.turns(3)
+        await life.upkeep.turn(life.spawn)
+        await release
+        assert life.database(lease).state is DatabaseState.GONE
+
+    run(work())
+
+
+def test_a_database_that_could_not_be_fenced_is_dropped_at_once():
+    async def work():
+        life = await roomy()
+        lease = await life.acquire()
+        life.admin.faults.errors = {"fence": [ServerRefusedError("no", sqlstate="XX000")]}
+        await life.leasing.release(lease.id, sync=False)
+        await life.upkeep.turn(life.spawn)
+        await asyncio.gather(*life.tasks)
+        assert life.database(lease).state is DatabaseState.GONE
+
+    run(work())
+
+
 # --- ways to clone ---
 
 

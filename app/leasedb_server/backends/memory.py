@@ -9,18 +9,19 @@ from typing import Final
 import psutil
 
 SHARE: Final = 4  # one part of so many of what is free
-LEAST: Final = 512 * 1024**2  # bytes; less is not worth the move
+LEAST: Final = 256 * 1024**2  # bytes; with less a server has hardly begun when it has to go to the disk
 
 
-def granted(wanted: int | None, room: int) -> int | None:
+def granted(wanted: int | None, room: int, servers: int = 1) -> int | None:
     """Return the bytes of memory that a server's files may take, or None when they belong on a disk.
 
     Args:
         wanted: what the operator set (bytes, 0 for none), or None for a share of what is free.
         room: free bytes of the file system in memory that the files would lie on.
+        servers: how many servers share the machine.
     """
     if wanted == 0:
         return None
     free = min(room, psutil.virtual_memory().available)
-    limit = free // SHARE if wanted is None else min(wanted, free)
-    return limit if limit >= min(LEAST, wanted or LEAST) else None
+    limit = free // (SHARE * servers) if wanted is None else min(wanted, free)
+    return limit if limit >= LEAST else None

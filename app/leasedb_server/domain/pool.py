@@ -52,6 +52,7 @@ class ServerView:
     workers: int = 2  # statements at work at once
     clone_seconds: float = 0.02
     full: bool = False  # no room, in memory or on disk: nothing is made here
+    tight: bool = False  # what is condemned here takes memory that is used up
     crowded: bool = False  # too few connections left: what is ready here cannot be leased now
 
     @property
@@ -76,6 +77,7 @@ class View:
     waiting: Mapping[str, int] = field(default_factory=dict)  # callers in line, by template; whose turn it is first
     retry_at: Instant = NEVER  # after a server failed to start, none is started before
     drop_retry_at: Mapping[str, Instant] = field(default_factory=dict)  # by id of a database that a server keeps
+    urgent: frozenset[str] = frozenset()  # condemned databases that are dropped whatever the haste
     wanted: Mapping[str, int] = field(default_factory=dict)  # databases to keep ready, by template, over all servers
     quiet: float = math.inf  # seconds since the last lease or release
     asleep: bool = False  # nobody has asked for so long that no server is wanted until somebody waits
@@ -178,6 +180,11 @@ class _Turn:
             server.id: [name for name in server.condemned if view.drop_retry_at.get(name, NEVER) <= now]
             for server in self._usable
         }
+        self._urgent: dict[str, int] = {}
+        for server_id, names in self._droppable.items():
+            self._urgent[server_id] = sum(name in view.urgent for name in names) if view.urgent else 0
+            if self._urgent[server_id]:
+                names.sort(key=lambda name: name not in view.urgent)
         backlog = sum(map(len, self._droppable.values()))
         limit = min(targets.drops_put_off, targets.most // _OF_ALL)
         self._many, self._too_many = backlog > limit, backlog > max(2 * limit, _A_FEW)
@@ -214,6 +221,7 @@ class _Turn:
                 number = max(1, server.workers - 1)
             elif self._many and not self._waiting and server.workers > 1:
                 number = 1
+            number = max(number, int(self._urgent[server.id] > 0))
             number = min(number - server.dropping, len(self._droppable[server.id]), self._free[server.id])
             kept[server.id] = max(0, number)
         return kept
@@ -283,9 +291,9 @@ class _Turn:
         at_ease = self._quiet >= CALM and not self._waiting
         for server in self._usable:
             number = free = self._free[server.id]
-            if not (at_ease or self._short or server.full):
+            if not (at_ease or self._short or server.full or server.tight or server.crowded):
                 most = max(1, server.workers - 1) if self._too_many else int(self._many)
-                number = max(0, min(most - server.dropping, free))
+                number = max(0, min(most - server.dropping, free), min(self._urgent[server.id], free))
             self.actions += [DropDatabase(name) for name in self._droppable[server.id][:number]]
 
     # --- what is too much ---

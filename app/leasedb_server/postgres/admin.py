@@ -18,6 +18,7 @@ from leasedb_server.domain.names import daemon_prefix
 from leasedb_server.domain.server import Endpoint, Versions
 from leasedb_server.ports import Pulse, Survey
 from leasedb_server.postgres.connecting import ANSWER_LIMIT, Connection, column, conninfo, direct, translated
+from leasedb_server.postgres.fencing import end_sessions, ended_by
 from leasedb_server.postgres.proof import prove_vector
 from leasedb_server.postgres.pulse import Gauge, connections_of
 from leasedb_server.postgres.rights import Login, first_answer
@@ -43,6 +44,7 @@ class PostgresAdmin:
         self._logins: dict[str, Login] = {}
         self._endpoints: dict[str, Endpoint] = {}
         self._gauges: dict[str, Gauge] = {}
+        self._opening = asyncio.Lock()
         self._overflowing: set[str] = set()  # servers whose place on the disk is known to them
         # What the pool says while a server is away is said better, and once, by whoever asked.
         logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
@@ -168,27 +170,30 @@ class PostgresAdmin:
         place = self._endpoint(server_id).overflow
         if place is None:
             raise ServerRefusedError(f"Server {server_id} has no other place for databases.", sqlstate="0A000")
-        with contextlib.suppress(psycopg.errors.DuplicateObject):
+        async with self._opening:  # two at once would find it missing both
             if server_id not in self._overflowing:
-                await connection.execute(
-                    sql.SQL("CREATE TABLESPACE {} LOCATION {}").format(_OVERFLOW, sql.Literal(place))
-                )
-        self._overflowing.add(server_id)
+                with contextlib.suppress(psycopg.errors.DuplicateObject):  # by an earlier daemon
+                    await connection.execute(
+                        sql.SQL("CREATE TABLESPACE {} LOCATION {}").format(_OVERFLOW, sql.Literal(place))
+                    )
+            self._overflowing.add(server_id)
 
     async def fence(self, server_id: str, database: Database) -> int:
-        # Sessions are looked for once the refusal is committed, so that none can slip in between; in one message.
-        refuse = sql.SQL("BEGIN; ALTER ROLE {} NOLOGIN; COMMIT; {}").format(
-            sql.Identifier(database.login), _end_sessions(database)
+        ending = end_sessions(database, superuser=self._login(server_id).superuser)
+        # All in one message. Sessions are looked for once the refusal is committed, so that none can slip in between:
+        # who is past it by then holds a lock on the database until its session shows.
+        refuse = sql.SQL("BEGIN; ALTER ROLE {} NOLOGIN; ALTER DATABASE {} ALLOW_CONNECTIONS false; COMMIT; {}").format(
+            sql.Identifier(database.login), sql.Identifier(database.name), ending
         )
         async with self._connection(server_id) as connection:
             try:
-                return await _ended(connection, refuse)
+                return await ended_by(connection, refuse)
             except psycopg.errors.LockNotAvailable:
                 # The login has changed itself in a transaction that is still open, or prepared.
                 await connection.rollback()
-                ended = await _ended(connection, _end_sessions(database))
+                ended = await ended_by(connection, ending)
                 await self._roll_back_prepared(server_id, connection, database.name)
-                return ended + await _ended(connection, refuse)
+                return ended + await ended_by(connection, refuse)
 
     async def drop(self, server_id: str, name: str, login: str | None) -> None:
         database = sql.Identifier(name)
@@ -239,7 +244,8 @@ class PostgresAdmin:
                         connections = await connections_of(connection)
         # Counted when it was answered: after one that was not, the next comes over a new connection as well.
         self._beats[server_id] += 1
-        return Pulse(connections, login.most_connections, gauge.room.memory, gauge.room.disk)
+        ours = self._known(self._pools, server_id).get_stats().get("pool_size", 0)
+        return Pulse(max(0, connections - ours), login.most_connections, gauge.room.memory, gauge.room.disk)
 
     async def tidy(self, server_id: str) -> None:
         # Autovacuum is off there, and every clone and drop leaves dead rows in the tables that all databases share.
@@ -306,27 +312,16 @@ class PostgresAdmin:
         prepared = await cursor.fetchall()
         if not prepared:
             return
-        await connection.execute(sql.SQL("ALTER DATABASE {} RESET ALL").format(sql.Identifier(name)))
+        await connection.execute(
+            sql.SQL("ALTER DATABASE {0} RESET ALL; ALTER DATABASE {0} ALLOW_CONNECTIONS true").format(
+                sql.Identifier(name)
+            )
+        )
         async with direct(self._endpoint(server_id), name) as inside:
             for gid, owner in prepared:
                 if not self._login(server_id).superuser:  # a superuser may end anybody's
                     await inside.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(owner)))
                 await inside.execute(sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(gid)))
-
-
-def _end_sessions(database: Database) -> sql.Composed:
-    return sql.SQL(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE (datname = {} OR usename = {}) AND pg_has_role(usesysid, 'USAGE')"
-    ).format(sql.Literal(database.name), sql.Literal(database.login))
-
-
-async def _ended(connection: Connection, statements: sql.Composed) -> int:
-    """Run statements of which the last one ends sessions; return how many it ended."""
-    cursor = await connection.execute(statements)
-    while cursor.nextset():
-        pass
-    return cursor.rowcount
 
 
 async def _verifier(password: str, *, guarded: bool) -> str:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Final, LiteralString
 
 import psycopg
+from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
 from psycopg_pool import PoolClosed, PoolTimeout
@@ -17,6 +18,7 @@ Connection = psycopg.AsyncConnection[TupleRow]
 APPLICATION: Final = "leasedb"
 ANSWER_LIMIT: Final = 5.0  # seconds in which a healthy server connects and answers something small
 
+_KNOWS_REQUIRE_AUTH: Final = 160_000  # libpq
 # An administrator's session may come into a database in which somebody else makes functions and settings: names mean
 # Postgres's own there. And no lease may keep it waiting for a lock.
 _OPTIONS: Final = "-c search_path=pg_catalog -c lock_timeout=2s -c statement_timeout=0"
@@ -62,6 +64,8 @@ def _no_dsn(why: str) -> StartupError:
 
 
 def conninfo(endpoint: Endpoint, dbname: str | None = None) -> str:
+    # A server of ours that died may have left its port to somebody who asks for the password as it is.
+    proof = {"require_auth": "scram-sha-256"} if endpoint.heartbeat and pq.version() >= _KNOWS_REQUIRE_AUTH else {}
     return make_conninfo(
         host=endpoint.host,
         port=endpoint.port,
@@ -70,7 +74,7 @@ def conninfo(endpoint: Endpoint, dbname: str | None = None) -> str:
         dbname=dbname or endpoint.dbname,
         connect_timeout=round(ANSWER_LIMIT),
         application_name=APPLICATION,
-        **{**endpoint.extra, "options": f"{endpoint.extra.get('options', '')} {_OPTIONS}".strip()},
+        **{**proof, **endpoint.extra, "options": f"{endpoint.extra.get('options', '')} {_OPTIONS}".strip()},
     )
 
 

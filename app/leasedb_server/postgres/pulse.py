@@ -1,5 +1,6 @@
 """How a server is: its connections, and the room on what its files lie on."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -9,6 +10,9 @@ from leasedb_server.domain.server import Endpoint
 from leasedb_server.postgres.connecting import Connection
 
 _BLOCK: Final = 1024
+_MANY: Final = 300  # databases; each has some 230 files
+# blocks in all, used, available, capacity
+_SIZES: Final = re.compile(r"\s(\d+)\s+\d+\s+(\d+)\s+\d+%\s")
 _MEMINFO: Final = "/proc/meminfo"  # Linux; elsewhere nothing is known of it, and the file system alone counts
 
 
@@ -41,21 +45,26 @@ class Gauge:
         )
         told, meminfo = await cursor.fetchone() or ("", None)
         sizes = [_total_and_free(line) for line in told.splitlines()]
+        if len(sizes) != len(places):  # no df there, or one that says nothing of a place
+            sizes = [None] * len(places)
+        disk, here = sizes[0], sizes[-1]
         if self.endpoint.memory is None:
-            self.room = Room(disk=sizes[-1][1])
+            self.room = Room(disk=here[1] if here else None)
             return
-        memory = await self._memory(connection, self.endpoint.memory, *sizes[-1])
-        available = _available(meminfo or "")
-        self.room = Room(
-            memory if available is None else min(memory, available), sizes[0][1] if self.endpoint.overflow else None
-        )
+        memory = await self._memory(connection, self.endpoint.memory, *here) if here else None
+        known = [free for free in (memory, _available(meminfo or "")) if free is not None]
+        self.room = Room(min(known, default=None), disk[1] if disk and self.endpoint.overflow else None)
 
     async def _memory(self, connection: Connection, limit: int, total: int, free: int) -> int:
         if total <= limit:
             return free  # a file system of the server's own
-        if self._in_hand is None:
-            cursor = await connection.execute("SELECT pg_tablespace_size('pg_default')")
-            self._in_hand = free + (await cursor.fetchone() or (0,))[0]
+        # On one that others use too, what is ours has to be counted; with many databases that takes too long.
+        cursor = await connection.execute(
+            "SELECT CASE WHEN count(*) < %s THEN pg_tablespace_size('pg_default') END FROM pg_database", [_MANY]
+        )
+        used = (await cursor.fetchone() or (None,))[0]
+        if used is not None or self._in_hand is None:
+            self._in_hand = free + (used or 0)
         return min(free, limit - (self._in_hand - free))
 
 
@@ -64,17 +73,17 @@ async def connections_of(connection: Connection) -> int:
     return int((await cursor.fetchone() or (0,))[0])
 
 
-def _total_and_free(line: str) -> tuple[int, int]:
-    """Return the bytes of a line of ``df -Pk``; names of devices and directories may have spaces in them."""
-    words = line.split()
-    percent = next(place for place, word in enumerate(words) if place > 3 and word.endswith("%"))  # noqa: PLR2004
-    return int(words[percent - 3]) * _BLOCK, int(words[percent - 1]) * _BLOCK
+def _total_and_free(line: str) -> tuple[int, int] | None:
+    """Return the bytes of a line of ``df -Pk``, None where it tells none; names may have spaces in them."""
+    found = _SIZES.search(line)
+    return (int(found[1]) * _BLOCK, int(found[2]) * _BLOCK) if found else None
 
 
 def _available(meminfo: str) -> int | None:
     for line in meminfo.splitlines():
         if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * _BLOCK
+            number = line.split()[1:2]
+            return int(number[0]) * _BLOCK if number and number[0].isdecimal() else None
     return None
 
 

@@ -23,10 +23,14 @@ class LeaseRequest:
 
 @dataclass(frozen=True, slots=True)
 class Refill:
-    """``rate``: clones per second of all servers; ``room``: databases that may still be made before the ceiling."""
+    """``rate``: clones per second of all servers; ``room``: databases that may still be made before the ceiling.
+
+    ``obstacle`` says what keeps databases from being made or leased, if it is not their number.
+    """
 
     rate: float
     room: int
+    obstacle: str = ""
 
 
 class CallerGoneError(Exception):

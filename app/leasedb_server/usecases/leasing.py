@@ -85,6 +85,7 @@ class Leasing:
         self._keys_in_progress: set[str] = set()
         self._handed: Counter[str] = Counter()  # databases handed over and not yet leased, by holder
         self._fencing: dict[str, asyncio.Event] = {}  # by lease
+        self.unfenced: set[str] = set()  # databases whose sessions could not be ended, to be dropped without delay
         self._closing = False
         self.last_use = clock.now()  # of the daemon by anybody: the last lease or release
         self.releases = Rate()
@@ -178,7 +179,9 @@ class Leasing:
             self._waiters.pop(ticket, None)
             # A hand-over must be accepted: what was put into the hands of a caller who left goes to the next.
             if future.done() and not future.cancelled() and future.exception() is None:
-                self._handed[ticket.holder] -= 1
+                self._handed.subtract([ticket.holder])
+                if not self._handed[ticket.holder]:
+                    del self._handed[ticket.holder]
                 if not accepted:
                     self._give_back(future.result())
         if self._in_hand(database):
@@ -276,15 +279,17 @@ class Leasing:
                 await self._admin.fence(database.server_id, database)
         except LeasedbError as error:
             # Nothing is lost by going on: the drop ends sessions too, and a dead server lets nobody in.
+            self.unfenced.add(database.id)
             log.warning("database %s was not fenced: %s", database.name, error)
         except TimeoutError:
+            self.unfenced.add(database.id)
             log.warning("database %s was not fenced within %g s", database.name, FENCE_LIMIT)
         finally:
             del self._fencing[lease.id]
             fenced.set()
             if self._in_hand(database):
                 self._inventory.put_database(database.to(DatabaseState.CONDEMNED))
-                if self._line:
+                if self._line or database.id in self.unfenced:
                     self._wake()
                 else:
                     self._wake_soon()
@@ -356,6 +361,7 @@ class Leasing:
         ends = [lease.expires_at for lease in self._inventory.active_leases()]
         refill = self._refill()
         state = f"{len(ends)} databases are leased" if self._inventory.ready_servers() else "no server is ready yet"
+        state = f"{state}, {refill.obstacle}" if refill.obstacle else state
         trouble = self._setbacks.latest(now)
         return PoolExhaustedError(
             f"No database of template {request.template!r} came free within {request.wait:g} s: {state}, "
@@ -373,6 +379,7 @@ class Leasing:
     async def _until_gone(self, database_id: str) -> None:
         try:
             async with asyncio.timeout(DROP_LIMIT):
+                self._wake()
                 await self._ledger.until_gone(database_id)
         except TimeoutError:
             raise ServerUnreachableError(

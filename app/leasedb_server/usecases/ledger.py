@@ -78,6 +78,10 @@ class Ledger:
         await self._store.forget(ended_before)
         self.inventory.forget_ended(ended_before)
 
+    def awaited(self) -> frozenset[str]:
+        """Return the databases of which somebody waits that they are gone."""
+        return frozenset(self._until_gone)
+
     async def until_gone(self, database_id: str) -> None:
         """Return when the database has been dropped."""
         database = self.inventory.databases.get(database_id)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
+from typing import Final
 
 from leasedb_server.domain.cloning import Cloning, Strategy
 from leasedb_server.domain.database import Database, DatabaseState
@@ -17,6 +18,10 @@ from leasedb_server.usecases.ledger import Ledger
 from leasedb_server.usecases.serving import Serving
 
 log = logging.getLogger(__name__)
+
+# SQLSTATE. Not every file system can share blocks, and Postgres has no code of its own for one that cannot.
+NOT_THIS_WAY: Final = frozenset({"0A000", "22023", "58030", "XX000"})
+DISK_FULL: Final = "53100"  # of memory, too, where files lie there
 
 
 @dataclass(slots=True)
@@ -105,25 +110,31 @@ class Making:
     async def _clone(self, template: Template, database: Database) -> None:
         workshop = await self._workshop(database.server_id)
         cloning = workshop.cloning.setdefault(template.name, Cloning(workshop.strategies))
-        strategy, began = cloning.begin(), self._clock.now()
-        work = workshop.pace.started(began)
+        overflow = self._serving.pulses.place(database.server_id) is Place.OVERFLOW
+        # From memory to a disk nothing can be shared, and how long that takes says nothing about the rest.
+        strategy = cloning.surest if overflow else cloning.begin()
+        work, made, refused = workshop.pace.started(began := self._clock.now()), False, ""
         try:
             await self._admin.create_database(
-                database.server_id,
-                template.database,
-                database,
-                strategy,
-                overflow=self._serving.pulses.place(database.server_id) is Place.OVERFLOW,
+                database.server_id, template.database, database, strategy, overflow=overflow
             )
-        except LeasedbError as error:
-            workshop.pace.ended(work, self._clock.now())
-            # Not every file system can share blocks. What is wrong otherwise shows with the next way as well.
-            refused = isinstance(error, ServerRefusedError) and strategy is not cloning.surest
-            cloning.failed(strategy, str(error) if refused else "")
+        except ServerRefusedError as error:
+            if error.sqlstate == DISK_FULL:
+                self._serving.pulses.used_up(database.server_id)
+            elif error.sqlstate in NOT_THIS_WAY and strategy is not cloning.surest:
+                refused = str(error)
             raise
-        now = self._clock.now()
-        workshop.pace.finished(work, now)
-        cloning.took(strategy, max(0.0, now - began))
+        else:
+            now = self._clock.now()
+            workshop.pace.finished(work, now)
+            if not overflow:
+                cloning.took(strategy, max(0.0, now - began))
+            made = True
+        finally:
+            if not made:
+                workshop.pace.ended(work, self._clock.now())
+                if not overflow:
+                    cloning.failed(strategy, refused)
 
     async def _workshop(self, server_id: str) -> Workshop:
         if server_id not in self._workshops:

@@ -1,6 +1,7 @@
 """How the servers are: room for databases, connections in use."""
 
 import logging
+from dataclasses import replace
 
 from leasedb_server.domain.inventory import Inventory
 from leasedb_server.domain.room import Place, crowded, place_for
@@ -44,11 +45,22 @@ class Pulses:
                 _WORDS[self.place(server_id)],
             )
 
+    def used_up(self, server_id: str) -> None:
+        """Take note that the server had no room for a database, before its next pulse tells."""
+        if pulse := self._by_server.get(server_id):
+            on_disk = self.place(server_id) is not Place.MAIN or self._memory(server_id) is None
+            self.take(server_id, replace(pulse, **({"disk_free": 0} if on_disk else {"memory_free": 0})))
+
     def place(self, server_id: str) -> Place:
         """Return where the server's next database goes."""
-        server, pulse = self._inventory.servers.get(server_id), self._by_server.get(server_id)
-        memory = server.endpoint.memory if server and server.endpoint else None
-        return place_for(memory, pulse.memory_free if pulse else None, pulse.disk_free if pulse else None)
+        pulse = self._by_server.get(server_id)
+        return place_for(
+            self._memory(server_id), pulse.memory_free if pulse else None, pulse.disk_free if pulse else None
+        )
+
+    def _memory(self, server_id: str) -> int | None:
+        server = self._inventory.servers.get(server_id)
+        return server.endpoint.memory if server and server.endpoint else None
 
     def forget(self, server_id: str) -> None:
         self._by_server.pop(server_id, None)

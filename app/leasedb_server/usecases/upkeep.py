@@ -93,6 +93,7 @@ class Upkeep:
             view,
             servers=tuple(map(self._as_learned, view.servers)),
             wanted={template: self._demand.wanted(template, now) for template in self._inventory.sealed_names()},
+            urgent=self._ledger.awaited() | self._leasing.unfenced,
             quiet=quiet,
             asleep=self._idle_stop is not None and quiet >= self._idle_stop and not self._announced(now),
         )
@@ -103,12 +104,13 @@ class Upkeep:
         return any(self._demand.forecast(name, now).hinted for name in names)
 
     def _as_learned(self, server: ServerView) -> ServerView:
-        pace = self._making.pace(server.id)
+        pace, place = self._making.pace(server.id), self._serving.pulses.place(server.id)
         return replace(
             server,
             workers=pace.workers,
             clone_seconds=pace.clone_seconds,
-            full=self._serving.pulses.place(server.id) is Place.NONE,
+            full=place is Place.NONE,
+            tight=place is Place.OVERFLOW,
             crowded=server.id in self._inventory.crowded,
         )
 
@@ -120,9 +122,13 @@ class Upkeep:
     def refill(self) -> Refill:
         """Return how quickly databases are made, and for how many more there is room."""
         ready = [server.id for server in self._inventory.ready_servers()]
-        full = all(self._serving.pulses.place(server_id) is Place.NONE for server_id in ready)
-        there = sum(self._inventory.counts_of_all().values()) - self._inventory.counts_of_all()[DatabaseState.GONE]
-        return Refill(self._rate(), 0 if full else max(0, self.targets.most - there))
+        full = bool(ready) and all(self._serving.pulses.place(server_id) is Place.NONE for server_id in ready)
+        counts = self._inventory.counts_of_all()
+        there = counts.total() - counts[DatabaseState.GONE]
+        obstacle = "the disk is nearly full" if full else ""
+        if ready and self._inventory.crowded.issuperset(ready):
+            obstacle = "nearly all connections are in use"
+        return Refill(self._rate(), 0 if full else max(0, self.targets.most - there), obstacle)
 
     def _rate(self) -> float:
         return sum(self._making.pace(server.id).rate for server in self._inventory.ready_servers())
@@ -254,6 +260,7 @@ class Upkeep:
         """Forget leases that ended long ago, here and on the servers, and what was learned and no longer matters."""
         self._demand.forget({BASE} | self._inventory.sealed_names(), self._clock.now())
         self._making.forget(self._inventory.servers)
+        self._leasing.unfenced.intersection_update(self._inventory.databases)
         try:
             await self._ledger.forget(self._clock.now() - HISTORY)
             for server in self._inventory.ready_servers():

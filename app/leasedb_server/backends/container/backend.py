@@ -234,7 +234,9 @@ class ContainerBackend:
         prepared = self._prepared.get(engine, image, log.info)
         if prepared is None:
             return self_made(self._settings, name, image)
-        return from_prepared(self._settings, name, prepared, granted(self._settings.memory, engine.memory()))
+        return from_prepared(
+            self._settings, name, prepared, granted(self._settings.memory, engine.memory(), self._settings.servers)
+        )
 
     def _failed(self, engine: "Engine", name: str, container_id: str, why: str, tail: Tail | None) -> ServerStartError:
         """Take the container away and return the error that says all that is known."""

@@ -20,7 +20,10 @@ _COPY: Final = f"""
 overflow=$1
 shift
 mkdir -m 0700 "$PGDATA" && tar -xf {ARCHIVE} -C "$PGDATA" || exit 1
-[ -z "$overflow" ] || mkdir -m 0700 "$overflow" || exit 1
+if [ -n "$overflow" ]; then
+    # The log of all changes goes to the disk: Postgres ends, with everybody on it, when there is no room for that.
+    mkdir -m 0700 "$overflow" && mv "$PGDATA/pg_wal" {DISK}/wal && ln -s {DISK}/wal "$PGDATA/pg_wal" || exit 1
+fi
 exec "$@"
 """
 

@@ -186,7 +186,8 @@ class PreparedImages:
         name = self.at_work = str(Name(self._settings.daemon, Kind.SERVER, new_ident()))
         password = new_password()
         try:
-            memory = granted(self._settings.memory, engine.memory())
+            # what an operator grants is for servers, and may be too little here
+            memory = granted(0 if self._settings.memory == 0 else None, engine.memory())
             container_id = engine.create(self._spec(name, source, password, memory))
             try:
                 owner = self._run(engine, name, container_id)
@@ -207,9 +208,10 @@ class PreparedImages:
         finally:
             self.at_work = ""
         report(f"Prepared {image} in {time.monotonic() - began:.1f} s.")
-        for old in engine.images(f"{_NAME_LABEL}={image}"):
-            if _is_ours(old) and old.labels.get(KEY_LABEL) != key:
-                engine.remove_image(old.id)
+        with suppress(RefusedError):  # they stay until `clean`
+            for old in engine.images(f"{_NAME_LABEL}={image}"):
+                if _is_ours(old) and old.labels.get(KEY_LABEL) != key:
+                    engine.remove_image(old.id)
         return Prepared(made, owner, password)
 
     def _run(self, engine: "Engine", name: str, container_id: str) -> str:

@@ -13,6 +13,7 @@ class ContainerSettings:
     """``start_timeout`` and ``orphan_timeout`` are seconds; ``engine`` is the only address to try, None to look.
 
     ``memory`` is how many bytes of it a server's files may take: 0 for none (a volume then), None for a share.
+    ``servers`` is how many servers share the machine.
     """
 
     daemon: str
@@ -21,3 +22,4 @@ class ContainerSettings:
     orphan_timeout: float = 600.0
     engine: str | None = None
     memory: int | None = None
+    servers: int = 1

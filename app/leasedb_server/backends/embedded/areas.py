@@ -135,7 +135,10 @@ def memory_room(account: Account) -> int:
     """Return the free bytes of the file system in memory that Linux has; 0 where there is none for this user."""
     if not _in_memory(account):
         return 0
-    found = os.statvfs(MEMORY)
+    try:
+        found = os.statvfs(MEMORY)
+    except OSError:
+        return 0
     return found.f_bavail * found.f_frsize
 
 

@@ -60,6 +60,7 @@ class EmbeddedSettings:
         orphan_timeout: seconds without a heartbeat after which a server stops by itself.
         memory: bytes of memory that the files of a server's databases may take; 0 for none, they lie below ``root``
             then; None for a share of what is free.
+        servers: how many servers share the machine.
     """
 
     daemon: str
@@ -69,6 +70,7 @@ class EmbeddedSettings:
     start_timeout: float = 60.0
     orphan_timeout: float = 600.0
     memory: int | None = None
+    servers: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +264,7 @@ class EmbeddedBackend:
         """Decide where the server's files go, and make the directories for that which servers share."""
         settings, areas = self._settings, ground.areas
         with self._lock:  # so that nobody removes them again as empty
-            memory = granted(settings.memory, memory_room(areas.account))
+            memory = granted(settings.memory, memory_room(areas.account), settings.servers)
             try:
                 home = areas.open(name, in_memory=memory is not None)
             except BackendUnavailableError as error:
