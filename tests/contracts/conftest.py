@@ -18,7 +18,8 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
 @pytest.fixture(scope="module")
 def leasing(place: Place) -> Iterator[RealDaemon]:
     """A daemon in this place, shared by the tests of one file; small, so that its bounds can be reached."""
-    running = RealDaemon({**place.settings, "POOL_READY": "2", "POOL_MAX": "6"}, place.environment)
+    settings = {"POOL_READY": "2", "POOL_READY_MAX": "2", "POOL_MAX": "6"}  # no more, whatever is learned
+    running = RealDaemon({**place.settings, **settings}, place.environment)
     try:
         yield running.start()
     finally:
