@@ -234,6 +234,25 @@ def test_a_database_that_found_no_room_sends_the_next_to_the_disk():
     run(work())
 
 
+def test_ready_databases_leave_a_memory_that_is_used_up_to_the_last():
+    async def work():
+        life = await roomy()
+        (server,) = life.inventory.servers.values()
+        object.__setattr__(server.endpoint, "memory", 8 * LEAST)
+        before = {database.id for database in life.inventory.ready_of(server.id)}
+        life.admin.pulse = Pulse(1, 100, memory_free=0, disk_free=8 * LEAST)
+        await life.upkeep.check_servers()
+        await life.settle()
+        ready = life.inventory.ready_of(server.id)
+        assert len(ready) == ROOMY.ready
+        assert not before & {database.id for database in ready}
+        assert {database.name for database in ready} <= life.admin.overflowed
+        await life.upkeep.check_servers()
+        assert life.inventory.ready_of(server.id) == ready, "those on the disk stay"
+
+    run(work())
+
+
 def test_a_release_that_waits_for_the_drop_does_not_wait_for_calm():
     async def work():
         life = await roomy()

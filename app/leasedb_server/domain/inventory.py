@@ -119,6 +119,12 @@ class Inventory:
         ready = self._ready.get((server_id, template))
         return self.databases[next(reversed(ready))] if ready else None
 
+    def ready_of(self, server_id: str) -> list[Database]:
+        """Return the server's ready databases, of all templates."""
+        return [
+            self.databases[name] for (owner, _), ready in self._ready.items() if owner == server_id for name in ready
+        ]
+
     def ready_servers(self) -> list[Server]:
         return [server for server in self.servers.values() if server.state is ServerState.READY]
 

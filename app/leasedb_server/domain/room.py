@@ -6,6 +6,7 @@ from typing import Final
 RESERVE: Final = 8  # one part of so many of the memory granted is kept for what tests write
 LEAST: Final = 64 * 1024**2  # bytes; of memory kept at least
 DISK_RESERVE: Final = 256 * 1024**2  # bytes
+LAST: Final = 32 * 1024**2  # bytes of memory; with less, hardly anything can be written there
 CROWDED, EASED = 0.9, 0.8  # parts of the connections in use, from which on and until which a server is crowded
 
 

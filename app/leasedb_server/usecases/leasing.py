@@ -374,6 +374,7 @@ class Leasing:
                 soonest=max(0.0, min(ends, default=math.inf) - now),
             ),
             position=position,
+            hint="See what leases do: GET /servers tells connections and places." if refill.obstacle else None,
         )
 
     async def _until_gone(self, database_id: str) -> None:

@@ -62,6 +62,7 @@ class Making:
         self._daemon = daemon
         self._wake = wake
         self._workshops: dict[str, Workshop] = {}
+        self._on_disk: set[str] = set()  # databases of servers in memory
 
     def __repr__(self) -> str:
         return f"Making({sorted(self._workshops)})"
@@ -80,6 +81,7 @@ class Making:
     def forget(self, servers: Collection[str]) -> None:
         """Forget what was learned about all servers but these."""
         self._workshops = {server_id: known for server_id, known in self._workshops.items() if server_id in servers}
+        self._on_disk.intersection_update(self._inventory.databases)
 
     # --- making ---
 
@@ -127,7 +129,9 @@ class Making:
         else:
             now = self._clock.now()
             workshop.pace.finished(work, now)
-            if not overflow:
+            if overflow:
+                self._on_disk.add(database.id)
+            else:
                 cloning.took(strategy, max(0.0, now - began))
             made = True
         finally:
@@ -178,6 +182,13 @@ class Making:
             if database is None:
                 return
             await self._ledger.put_database(database.to(DatabaseState.CONDEMNED))
+
+    async def clear_memory(self, server_id: str) -> None:
+        """Condemn the ready databases of a server whose memory is used up to the last: nobody could write to them."""
+        for database in self._inventory.ready_of(server_id):
+            if database.id not in self._on_disk:
+                await self._ledger.put_database(database.to(DatabaseState.CONDEMNED))
+                self._wake()
 
     async def _become(self, database: Database, state: DatabaseState) -> None:
         """Put the new state, unless the server was lost meanwhile and the database went with it."""

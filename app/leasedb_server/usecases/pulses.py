@@ -4,7 +4,7 @@ import logging
 from dataclasses import replace
 
 from leasedb_server.domain.inventory import Inventory
-from leasedb_server.domain.room import Place, crowded, place_for
+from leasedb_server.domain.room import LAST, Place, crowded, place_for
 from leasedb_server.ports import Pulse
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,12 @@ class Pulses:
         if pulse := self._by_server.get(server_id):
             on_disk = self.place(server_id) is not Place.MAIN or self._memory(server_id) is None
             self.take(server_id, replace(pulse, **({"disk_free": 0} if on_disk else {"memory_free": 0})))
+
+    def exhausted(self, server_id: str) -> bool:
+        """Tell whether the server's memory is used up to the last."""
+        pulse = self._by_server.get(server_id)
+        free = pulse.memory_free if pulse and self._memory(server_id) is not None else None
+        return free is not None and free < LAST
 
     def place(self, server_id: str) -> Place:
         """Return where the server's next database goes."""

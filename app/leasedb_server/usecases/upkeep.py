@@ -278,6 +278,8 @@ class Upkeep:
     async def _check(self, server: Server) -> None:
         try:
             await self._serving.check(server)
+            if self._serving.pulses.exhausted(server.id):
+                await self._making.clear_memory(server.id)
         except StoreFailedError as error:
             log.error("%s", error)
 

@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from leasedb_server.domain.errors import ServerStartError
 from leasedb_server.domain.names import new_daemon_id
 from tests.contracts.backend_embedded.servers import as_embedded, check, connect, name_for, prepared, started
 
@@ -72,6 +73,21 @@ def test_old_prepared_directories_do_not_pile_up(make, fresh_root):
     warm(make, at=fresh_root)
     assert len(prepared(fresh_root)) == 3
     assert {f"{number:012}" for number in (2, 3)} < {name[9:21] for name in prepared(fresh_root)}
+
+
+@pytest.mark.parametrize("damage", ["deleted", "cut short"])
+def test_a_damaged_prepared_directory_is_made_anew(make, fresh_root, damage):
+    warm(make, at=fresh_root)
+    (databases,) = fresh_root.glob("prepared-*/databases.tar")
+    if damage == "deleted":
+        databases.unlink()
+    else:
+        os.truncate(databases, 100_000)
+        with pytest.raises(ServerStartError):
+            started(make(at=fresh_root))
+    _, endpoint = started(make(at=fresh_root))
+    with connect(endpoint) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
 def test_clean_takes_away_what_no_server_uses(make, fresh_root):

@@ -51,7 +51,9 @@ def from_prepared(settings: ContainerSettings, name: str, prepared: Prepared, me
         environment={"PGDATA": f"{MEMORY if memory else DISK}/data"},
         labels=_labels(settings, name),
         volume=DISK,
-        memory=(MEMORY, memory) if memory else ("", 0),
+        # What the operator said is kept. Else there is room for a lease that writes more than others: when this is full
+        # to the last byte, Postgres ends.
+        memory=(MEMORY, memory if settings.memory else 2 * memory) if memory else ("", 0),
         user=prepared.user,
     )
     endpoint = Endpoint(

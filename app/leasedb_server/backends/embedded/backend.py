@@ -217,9 +217,11 @@ class EmbeddedBackend:
             endpoint = self._launch(name, ground, prepared, given_up)
             if given_up():
                 raise ServerStartError("The start was given up.")  # noqa: TRY301 - cleaned up after like any other
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(ServerUnreachableError):  # then a later sweep has to
                 self._stop(name)
+            if isinstance(error, ServerStartError) and not given_up():
+                ground.cache.distrust(prepared)
             raise
         finally:
             with self._lock:

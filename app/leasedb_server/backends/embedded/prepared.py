@@ -44,6 +44,8 @@ class Prepared:
         try:
             if not (data / "global" / "pg_control").is_file():
                 return None
+            if not databases.is_file() and not (data / "base" / "1").is_dir():
+                return None  # a part of it was deleted
             password = (home / "password").read_text().strip()
             return cls(data, password, databases, BASE) if databases.is_file() else cls(data, password)
         except OSError:
@@ -98,6 +100,16 @@ class Cache:
                 thread = threading.Thread(target=self._finish, args=(self._raw,), name="leasedb-prepare", daemon=True)
                 self._background = thread
                 thread.start()
+
+    def distrust(self, prepared: Prepared) -> None:
+        """Remove what a server could not be started from: it may be damaged, and the next start makes another."""
+        with self._lock:
+            home = prepared.data.parent
+            if home == self._whole:
+                self._whole = None
+            if home == self._raw:
+                self._raw = self._background = None
+            remove(home, self._account)
 
     def clean(self) -> None:
         """Remove what an earlier run of this daemon did not seal."""
