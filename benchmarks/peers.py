@@ -163,7 +163,13 @@ def _outcome(found: Mapping[str, _Found], bench: Bench, image: Source | str) -> 
     for way in WAYS[1:]:
         each = found[way.name]
         if each.serial:
-            marks.append(Mark(way.name.replace("`", ""), each.serial.median, ours=way.name.startswith("leasedb")))
+            marks.append(
+                Mark(
+                    way.name.replace("`", "").replace("DATABASE ... ", "... "),
+                    each.serial.median,
+                    ours=way.name.startswith("leasedb"),
+                )
+            )
     return Outcome(
         [Table(f"{count} tests on fresh databases", head, rows, notes)],
         [Panel(f"{count} tests, serial, whole run", "s", marks)],
