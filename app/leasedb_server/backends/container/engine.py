@@ -128,7 +128,6 @@ class Engine:
 
     def create(self, spec: Spec) -> str:
         """Make the container, not started, and return its id."""
-        path, limit = spec.memory
         host = self._api.create_host_config(
             port_bindings={_PORT: ("127.0.0.1",)} if spec.published else None,
             auto_remove=True,
@@ -136,7 +135,7 @@ class Engine:
             init=False,
             mounts=[Mount(spec.volume, None)] if spec.volume else None,
             # for everybody in the container: not every engine can give it to one user
-            tmpfs={path: f"size={limit},mode=1777"} if path else None,
+            tmpfs={path: f"size={limit},mode=1777" for path, limit in spec.memory.items()} or None,
             # failing tests fill logs; Podman bounds them its own way
             log_config=LogConfig(type="json-file", config={"max-size": "16m"}) if self.product == "Docker" else None,
         )

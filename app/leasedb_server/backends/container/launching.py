@@ -15,14 +15,16 @@ from leasedb_server.domain.server import Endpoint
 _HEARTBEAT: Final = "/tmp/leasedb-heartbeat"  # noqa: S108 - inside the container, which nobody else shares
 _LINGER: Final = 60  # seconds in which the log of a crashed server can still be read
 _OVERFLOW: Final = f"{DISK}/overflow"
+_LOG: Final = "/leasedb/log"
+_LOG_BYTES: Final = 1 << 30  # a limit; the log is kept at a quarter of that (max_wal_size), and taken as it is used
 
 _COPY: Final = f"""
 overflow=$1
 shift
 mkdir -m 0700 "$PGDATA" && tar -xf {ARCHIVE} -C "$PGDATA" || exit 1
 if [ -n "$overflow" ]; then
-    # The log of all changes goes to the disk: Postgres ends, with everybody on it, when there is no room for that.
-    mkdir -m 0700 "$overflow" && mv "$PGDATA/pg_wal" {DISK}/wal && ln -s {DISK}/wal "$PGDATA/pg_wal" || exit 1
+    # The log of all changes has room of its own: Postgres ends, with everybody on it, when there is none for that.
+    mkdir -m 0700 "$overflow" && mv "$PGDATA/pg_wal" {_LOG}/wal && ln -s {_LOG}/wal "$PGDATA/pg_wal" || exit 1
 fi
 exec "$@"
 """
@@ -53,7 +55,7 @@ def from_prepared(settings: ContainerSettings, name: str, prepared: Prepared, me
         volume=DISK,
         # What the operator said is kept. Else there is room for a lease that writes more than others: when this is full
         # to the last byte, Postgres ends.
-        memory=(MEMORY, memory if settings.memory else 2 * memory) if memory else ("", 0),
+        memory={MEMORY: memory if settings.memory else 2 * memory, _LOG: _LOG_BYTES} if memory else {},
         user=prepared.user,
     )
     endpoint = Endpoint(

@@ -243,7 +243,7 @@ class PreparedImages:
                 "POSTGRES_INITDB_ARGS": "--auth-host=scram-sha-256 --no-sync --wal-segsize=1",
             },
             labels={DAEMON_LABEL: self._settings.daemon, SERVER_LABEL: name},
-            memory=(_PLACE, memory) if memory else ("", 0),
+            memory={_PLACE: memory} if memory else {},
             user="0:0",  # as the entrypoint expects: it drops to Postgres's user by itself
             published=False,
         )

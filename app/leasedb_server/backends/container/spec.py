@@ -35,7 +35,7 @@ class Spec:
     Args:
         image: by name or by id.
         volume: a path to put an anonymous volume on, empty for none of ours.
-        memory: a path to put a file system in memory on, empty for none, and the most bytes that it takes.
+        memory: paths to put file systems in memory on, and the most bytes that each takes.
         user: ``uid:gid``, empty for the image's own.
         published: whether Postgres's port can be reached from this machine.
     """
@@ -46,7 +46,7 @@ class Spec:
     environment: Mapping[str, str] = field(repr=False)
     labels: Mapping[str, str]
     volume: str = ""
-    memory: tuple[str, int] = ("", 0)
+    memory: Mapping[str, int] = field(default_factory=dict)
     user: str = ""
     published: bool = True
 
