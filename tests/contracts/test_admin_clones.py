@@ -174,6 +174,21 @@ def test_the_pulse_tells_connections_and_room(there):
         assert pulse.disk_free > 0
 
 
+def test_where_not_even_the_report_can_be_written_there_is_no_room(there):
+    in_the_way = Path(f"{there.endpoint.heartbeat}.room")
+    in_the_way.unlink(missing_ok=True)
+    in_the_way.mkdir()
+
+    async def beats(admin):
+        return [await admin.beat(SERVER) for _ in range(BEATS + 1)]
+
+    try:
+        pulse = there.on(beats)[-1]
+    finally:
+        in_the_way.rmdir()
+    assert (pulse.disk_free if there.endpoint.memory is None else pulse.memory_free) == 0
+
+
 def test_what_is_written_counts_against_the_memory(there):
     if there.endpoint.memory is None:
         pytest.skip("files lie on a disk")

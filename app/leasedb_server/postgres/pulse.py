@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Final
 
+import psycopg
 from psycopg import sql
 
 from leasedb_server.domain.server import Endpoint
@@ -39,7 +40,11 @@ class Gauge:
         # Postgres works in its data directory
         places = [_quoted(self.endpoint.overflow), "."] if self.endpoint.overflow else ["."]
         command = f'for place in {" ".join(places)}; do df -Pk "$place" | tail -n 1; done > {_quoted(report)}'
-        await connection.execute(sql.SQL("COPY (SELECT) TO PROGRAM {}").format(sql.Literal(command)))
+        try:
+            await connection.execute(sql.SQL("COPY (SELECT) TO PROGRAM {}").format(sql.Literal(command)))
+        except psycopg.errors.ExternalRoutineException:  # the report itself found no room
+            self.room = Room(disk=0) if self.endpoint.memory is None else Room(memory=0, disk=self.room.disk)
+            return
         cursor = await connection.execute(
             "SELECT pg_read_file(%s), pg_read_file(%s, 0, 4096, true)", [report, _MEMINFO]
         )
