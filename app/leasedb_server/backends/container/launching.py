@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from leasedb_server.backends.container.preparing import ARCHIVE, BASE, DISK, MEMORY, USER, Prepared
+from leasedb_server.backends.access import BASE, SUPERUSER
+from leasedb_server.backends.container.preparing import ARCHIVE, DISK, MEMORY, Prepared
 from leasedb_server.backends.container.settings import DAEMON_LABEL, SERVER_LABEL, ContainerSettings
 from leasedb_server.backends.container.spec import Image, Spec
 from leasedb_server.backends.tuning import tuning
@@ -61,7 +62,7 @@ def from_prepared(settings: ContainerSettings, name: str, prepared: Prepared, me
     endpoint = Endpoint(
         "127.0.0.1",
         0,
-        USER,
+        SUPERUSER,
         prepared.password,
         heartbeat=_HEARTBEAT,
         guarded=True,
@@ -80,7 +81,7 @@ def self_made(settings: ContainerSettings, name: str, image: Image) -> Launch:
         image=settings.image,
         command=_guarded(settings, [*image.entrypoint, *_postgres()]),
         environment={
-            "POSTGRES_USER": USER,
+            "POSTGRES_USER": SUPERUSER,
             "POSTGRES_PASSWORD": password,
             "POSTGRES_DB": "postgres",
             # initdb's default trusts 127.0.0.1, and through a rootless engine's port forwarder everybody comes
@@ -91,7 +92,7 @@ def self_made(settings: ContainerSettings, name: str, image: Image) -> Launch:
         # never the overlay layer, where cloning takes half as long again
         volume="" if image.volume else image.data_dir,
     )
-    return Launch(spec, Endpoint("127.0.0.1", 0, USER, password, heartbeat=_HEARTBEAT))
+    return Launch(spec, Endpoint("127.0.0.1", 0, SUPERUSER, password, heartbeat=_HEARTBEAT))
 
 
 def _postgres() -> list[str]:

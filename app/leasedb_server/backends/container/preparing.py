@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from leasedb_server.backends.access import BASE, RULES, SUPERUSER
 from leasedb_server.backends.container.settings import DAEMON_LABEL, SERVER_LABEL, ContainerSettings
 from leasedb_server.backends.container.spec import Image, ListedImage, RefusedError, Spec
 from leasedb_server.backends.container.tail import Tail
@@ -30,8 +31,6 @@ from leasedb_server.domain.names import Kind, Name, new_ident, new_password
 if TYPE_CHECKING:  # the Docker SDK is imported when an engine is looked for
     from leasedb_server.backends.container.engine import Engine
 
-BASE: Final = "leasedb_base"
-USER: Final = "postgres"
 # in a prepared image
 ARCHIVE: Final = "/leasedb/prepared.tar"  # one file: copying it out takes two thirds of the time of a directory
 DISK: Final = "/leasedb/disk"  # Postgres's user owns it, and with it the volume that is put there
@@ -51,14 +50,6 @@ _MARK: Final = "leasedb: prepared for "
 _LEAST_LIMIT: Final = 30.0  # seconds
 _LAST_LINES: Final = 8
 _GOODBYE: Final = 3.0  # seconds for the output of a dead container to arrive
-
-# The superuser proves itself, everybody else enters the database of the login's own name (`Endpoint.guarded`).
-_RULES: Final = f"""\
-local all         {USER}      scram-sha-256
-host  all         {USER} all  scram-sha-256
-local sameuser    all           password
-host  sameuser    all      all  password
-"""
 
 # The last line makes the checkpoint of the shutdown the beginning of a WAL file, so that no other file is needed.
 _SQL: Final = rf"""
@@ -90,7 +81,7 @@ until up; do
     kill -0 "$server" 2>/dev/null || {{ echo "leasedb: the image's server ended before it was ready" >&2; exit 1; }}
     sleep 0.02
 done
-printf '%s' "$sql" | PGPASSWORD=$POSTGRES_PASSWORD psql -X -q -v ON_ERROR_STOP=1 -U {USER} -d postgres >/dev/null
+printf '%s' "$sql" | PGPASSWORD=$POSTGRES_PASSWORD psql -X -q -v ON_ERROR_STOP=1 -U {SUPERUSER} -d postgres >/dev/null
 kill -INT "$server"
 wait "$server"
 printf '%s' "$rules" >{_DATA}/pg_hba.conf
@@ -229,7 +220,7 @@ class PreparedImages:
 
     def _spec(self, name: str, source: Image, password: str, memory: int | None) -> Spec:
         flags = (word for key, value in _flags().items() for word in ("-c", f"{key}={value}"))
-        script = ["sh", "-c", _SCRIPT, "leasedb-prepare", _RULES, _SQL, *source.entrypoint, "postgres", *flags]
+        script = ["sh", "-c", _SCRIPT, "leasedb-prepare", RULES, _SQL, *source.entrypoint, "postgres", *flags]
         return Spec(
             name=name,
             image=source.id,
@@ -237,7 +228,7 @@ class PreparedImages:
             command=tuple(watched(script, heartbeat="/leasedb/none", limit=2 * self._limit, starting=0)),
             environment={
                 "PGDATA": _DATA,
-                "POSTGRES_USER": USER,
+                "POSTGRES_USER": SUPERUSER,
                 "POSTGRES_PASSWORD": password,
                 "POSTGRES_DB": "postgres",
                 "POSTGRES_INITDB_ARGS": "--auth-host=scram-sha-256 --no-sync --wal-segsize=1",
@@ -254,7 +245,7 @@ def _flags() -> dict[str, str]:
 
 
 def _key(source: Image) -> str:
-    parts = (_LAYOUT, source.id.removeprefix("sha256:"), _RULES, _SQL, _SCRIPT, sorted(_flags().items()))
+    parts = (_LAYOUT, source.id.removeprefix("sha256:"), RULES, _SQL, _SCRIPT, sorted(_flags().items()))
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from leasedb_server.backends.access import SUPERUSER
 from leasedb_server.backends.embedded import prepared as preparing
 from leasedb_server.backends.embedded import segments
 from leasedb_server.backends.embedded.account import Account, remove
@@ -26,7 +27,6 @@ from leasedb_server.backends.embedded.launch import (
     spawn,
     tail,
 )
-from leasedb_server.backends.embedded.making import SUPERUSER
 from leasedb_server.backends.embedded.place import Place, settle, settled_before
 from leasedb_server.backends.embedded.prepared import Cache, Prepared
 from leasedb_server.backends.embedded.running import PidFile, end, postmaster_runs

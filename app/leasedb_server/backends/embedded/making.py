@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from leasedb_server.backends.access import BASE, RULES, SUPERUSER
 from leasedb_server.backends.embedded.account import Account, said
 from leasedb_server.backends.embedded.binaries import Installation
 from leasedb_server.domain.errors import ServerStartError
 
-SUPERUSER: Final = "postgres"
-BASE: Final = "leasedb_base"
 # Postgres removes its relation caches whenever it starts, to be safe. They are kept under this name, and moved back
 # once it has: the first session of each database, of the clones of the base too, need not build them then.
 CACHE: Final = "pg_internal.init"
@@ -23,14 +22,6 @@ _STEP_LIMIT = 60.0
 _QUIETLY = ("nice", "-n", "10")  # the first leases are made at the same time
 _KNOWS_STRATEGY = 15
 _KNOWS_ITERATIONS = 16
-_ACCESS = f"""\
-# By leasedb. A lease's login has the name of its database and reaches no other. Its password, 128 random bits that
-# live for minutes, never leaves the machine, so that it is sent as it is: every program can, and no time is lost.
-local all         {SUPERUSER}      scram-sha-256
-host  all         {SUPERUSER} all  scram-sha-256
-local sameuser    all           password
-host  sameuser    all      all  password
-"""
 
 
 def initialise(home: Path, password: str, installation: Installation, account: Account) -> Path:
@@ -56,7 +47,7 @@ def initialise(home: Path, password: str, installation: Installation, account: A
         ]
         try:
             done = account.run(
-                ["sh", "-c", rules, "sh", str(data / "pg_hba.conf"), *command], text=_ACCESS, timeout=_INITDB_LIMIT
+                ["sh", "-c", rules, "sh", str(data / "pg_hba.conf"), *command], text=RULES, timeout=_INITDB_LIMIT
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ServerStartError(f"initdb in {home} did not end well: {error}.", hint=HINT) from error

@@ -10,9 +10,10 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+from leasedb_server.backends.access import BASE
 from leasedb_server.backends.embedded.account import Account, remove
 from leasedb_server.backends.embedded.binaries import Installation, unused_programs
-from leasedb_server.backends.embedded.making import BASE, DATABASES, complete, fingerprint, initialise
+from leasedb_server.backends.embedded.making import DATABASES, complete, fingerprint, initialise
 from leasedb_server.domain.errors import ServerStartError, ServerUnreachableError
 from leasedb_server.domain.names import new_password
 
