@@ -6,15 +6,16 @@ there; any other exception is a defect, and ends the daemon (background/supervis
 All calls are coroutines, also where today's adapter answers at once: a later store or server may sit across a network.
 """
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from leasedb_server.domain.cloning import Strategy
 from leasedb_server.domain.database import Database
+from leasedb_server.domain.edition import Editions
 from leasedb_server.domain.lease import Instant, Lease
 from leasedb_server.domain.server import Endpoint, Server, Versions
-from leasedb_server.domain.template import Template
+from leasedb_server.domain.template import Copy, Template
 
 Progress = Callable[[str], None]  # takes one line for the person who waits
 
@@ -34,8 +35,16 @@ class ServerBackend(Protocol):
         """Whether ``stop`` takes the server and everything in it away; False for a server that is not ours."""
 
     @property
+    def confined(self) -> bool:
+        """Whether who is superuser of a server, and may run programs there, has no rights of the daemon's own user."""
+
+    @property
     def limit(self) -> int | None:
         """The most servers that this backend can run, or None."""
+
+    @property
+    def editions(self) -> Editions:
+        """What servers can be made of here. What `check` finds missing is left out."""
 
     async def check(self, progress: Progress, *, fetch: bool = True) -> str:
         """Make sure that servers can be started (engine reached, image there or pulled, binaries found).
@@ -48,8 +57,8 @@ class ServerBackend(Protocol):
             BackendUnavailableError: with the reason and what to do about it.
         """
 
-    async def start(self, name: str) -> Endpoint:
-        """Start a server under this name and return where it will listen; it need not answer yet.
+    async def start(self, name: str, edition: str = "") -> Endpoint:
+        """Start a server of the edition under this name and return where it will listen; it need not answer yet.
 
         Raises:
             ServerStartError: with the server's last log lines. Nothing of the server is left then.
@@ -91,6 +100,7 @@ class Survey:
     databases: frozenset[str]
     logins: frozenset[str]
     notes: tuple[str, ...] = ()  # what an operator should know, such as a promise this server cannot keep
+    closed: frozenset[str] = frozenset()  # databases that admit no connection, or whose login is refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +129,8 @@ class DatabaseAdmin(Protocol):
             ServerRefusedError: when the login is refused, or lacks a right that leasing needs (the message names it).
         """
 
-    async def survey(self, server_id: str, daemon: str) -> Survey:
-        """Return what of this daemon's is there."""
+    async def survey(self, server_id: str, daemon: str, also: frozenset[str] = frozenset()) -> Survey:
+        """Return what of this daemon's is there; ``also`` names databases and logins that callers named themselves."""
 
     async def create_base(self, server_id: str, database: str) -> Versions:
         """Make ``database`` the base template: with `vector`, which is proven (distance query, HNSW build), sealed.
@@ -148,6 +158,68 @@ class DatabaseAdmin(Protocol):
     async def drop_login(self, server_id: str, login: str) -> None:
         """Drop a login that owns no database; it is not missed when it is not there."""
 
+    async def reset(self, server_id: str, database: Database, spare: Database) -> int:
+        """Give the database the spare one's content and the other way round; end its sessions and return how many.
+
+        Name, login and password stay, and the login's settings are undone. The spare one is closed then. May be
+        repeated after an interruption, which is told by that.
+        """
+
+    async def reopen(self, server_id: str, database: Database) -> None:
+        """Let the database's login in again, which an interrupted act left outside."""
+
+    async def seal(self, server_id: str, database: Database, template_database: str, *, force: bool) -> int:
+        """Make the database a template under another name, and drop its login; return its size in bytes.
+
+        May be repeated after an interruption.
+
+        Raises:
+            SessionsOpenError: when there are sessions, and not ``force``; all is as before then.
+        """
+
+    async def branch(
+        self, server_id: str, database: Database, template_database: str, strategy: Strategy, *, force: bool
+    ) -> int:
+        """Make a template of what the database holds now, and return its size in bytes. The database stays in use.
+
+        Raises:
+            SessionsOpenError: when there are sessions, and not ``force``; all is as before then.
+        """
+
+    async def run_sql(
+        self, server_id: str, database: Database, text: AsyncIterator[str], progress: Progress
+    ) -> tuple[str, ...]:
+        """Run a text of statements as the database's login; return what people should know of it.
+
+        Raises:
+            SqlFailedError: on the first statement that fails.
+        """
+
+    async def layout(self, server_id: str) -> str:
+        """Return what servers have in common that can exchange files of databases; empty when this one cannot."""
+
+    def export_copy(self, server_id: str, template_database: str) -> AsyncIterator[bytes]:
+        """Yield the template's files, for servers of the same layout."""
+
+    async def import_copy(self, server_id: str, template_database: str, content: AsyncIterator[bytes]) -> int:
+        """Make a sealed template of what was exported; return its size in bytes."""
+
+    async def open_up(self, server_id: str) -> None:
+        """Have the server admit every login to every database: it is going to be leased as a whole."""
+
+    async def create_exclusive(
+        self, server_id: str, template_database: str, database: Database, strategy: Strategy
+    ) -> None:
+        """Clone the template under the database's name, with its login as a superuser."""
+
+    async def reset_exclusive(
+        self, server_id: str, template_database: str, database: Database, keep: frozenset[str]
+    ) -> int:
+        """Undo all that was done to a server leased as a whole; end the sessions and return how many.
+
+        Databases named in ``keep`` are ours. May be repeated after an interruption.
+        """
+
     async def beat(self, server_id: str) -> Pulse:
         """Make sure that the server answers, tell its watchdog that the daemon lives, and return how the server is."""
 
@@ -165,6 +237,7 @@ class Snapshot:
     daemon: str
     servers: list[Server] = field(default_factory=list)
     templates: list[Template] = field(default_factory=list)
+    copies: list[Copy] = field(default_factory=list)
     databases: list[Database] = field(default_factory=list)
     leases: list[Lease] = field(default_factory=list)
 
@@ -185,10 +258,13 @@ class Store(Protocol):
     async def save_template(self, template: Template) -> None:
         """Insert or update."""
 
+    async def save_copy(self, copy: Copy) -> None:
+        """Insert or update."""
+
     async def add_database(self, database: Database) -> None: ...
 
     async def save_database(self, database: Database) -> None:
-        """Update the state. ``leased`` is not kept: that a lease holds the database says it."""
+        """Update state and partner. ``leased`` is not kept: that a lease holds the database says it."""
 
     async def add_lease(self, lease: Lease) -> None:
         """Insert; a second lease on the same database is refused by the store itself."""
@@ -200,6 +276,22 @@ class Store(Protocol):
         """Delete leases ended before the instant, and what is gone and no lease refers to."""
 
     async def close(self) -> None: ...
+
+
+class TemplateFiles(Protocol):
+    """Where the files of templates are kept for servers to come. All may raise ``StoreFailedError``."""
+
+    async def write(self, template_id: str, content: AsyncIterator[bytes]) -> int:
+        """Keep the content, all of it or nothing, and return its size in bytes."""
+
+    def read(self, template_id: str) -> AsyncIterator[bytes]:
+        """Yield the content."""
+
+    async def delete(self, template_id: str) -> None:
+        """Delete the content; it is not missed when there is none."""
+
+    async def sweep(self, keep: frozenset[str]) -> None:
+        """Delete everything but the content of these."""
 
 
 class Clock(Protocol):

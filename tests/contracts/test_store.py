@@ -13,9 +13,10 @@ import pytest
 
 from leasedb_server.domain.database import Database, DatabaseState
 from leasedb_server.domain.errors import StartupError, StoreFailedError
+from leasedb_server.domain.fault import Fault
 from leasedb_server.domain.lease import Holder, Lease, LeaseState
 from leasedb_server.domain.server import Endpoint, Server, ServerState, Versions
-from leasedb_server.domain.template import Template, TemplateState
+from leasedb_server.domain.template import Copy, CopyState, Origin, Template, TemplateState
 from leasedb_server.store import COLUMNS, SCHEMA, SqliteStore
 from leasedb_server.store.tables import columns
 from tests.doubles import MemoryStore
@@ -28,7 +29,8 @@ READY = SERVER.ready(
     Versions("18.1", "0.8.1"),
     1001.5,
 )
-TEMPLATE = Template("t1", "s1", "base", "leasedb_aaaaaa_t_1")
+TEMPLATE = Template("t1", "shop", "17", "sql:abc", "base", Origin.SQL, created_at=1001.5, used_at=1002.25)
+COPY = Copy("c1", "s1", "shop@17", "leasedb_aaaaaa_t_1")
 DATABASE = Database("d1", "s1", "base", "leasedb_aaaaaa_d_1", "leasedb_aaaaaa_d_1", "s3cret")
 LEASE = Lease(
     id="l1",
@@ -99,7 +101,7 @@ def test_a_new_store_makes_itself_a_daemon_id_and_keeps_it(place):
 @pytest.mark.parametrize(
     "server",
     [SERVER, READY, READY.to(ServerState.LOST, 'it died: "quoted"\nin two lines'), READY.to(ServerState.STOPPING),
-     replace(READY, endpoint=Endpoint("h", 1, "u", "p"))],
+     replace(READY, endpoint=Endpoint("h", 1, "u", "p")), replace(SERVER, edition="17", exclusive=True)],
 )  # fmt: skip
 def test_a_server_comes_back_with_all_it_has(place, server):
     assert written(place, ("save_server", SERVER), ("save_server", server)).servers == [server]
@@ -111,9 +113,30 @@ def test_a_template_comes_back(place, state):
     assert written(place, ("save_template", TEMPLATE), ("save_template", template)).templates == [template]
 
 
+def test_a_template_comes_back_with_all_it_has(place):
+    fault = Fault('column "ü" does not exist', "42703", 7, 812, "SELECT ü")
+    template = replace(
+        TEMPLATE,
+        size=8_000_000,
+        layout="18/x",
+        kept=9_000_000,
+        builder="l1",
+        until_lease="l2",
+        fault=fault,
+        notes=("a",),
+    )
+    assert written(place, ("save_template", template)).templates == [template]
+
+
+@pytest.mark.parametrize("state", CopyState)
+def test_a_copy_comes_back(place, state):
+    copy = replace(COPY, state=state, source="d1")
+    assert written(place, ("save_copy", COPY), ("save_copy", copy)).copies == [copy]
+
+
 @pytest.mark.parametrize("state", [state for state in DatabaseState if state is not DatabaseState.LEASED])
 def test_a_database_comes_back_with_its_password_and_state(place, state):
-    database = replace(DATABASE, state=state)
+    database = replace(DATABASE, state=state, partner="d2")
     found = written(place, ("add_database", DATABASE), ("save_database", database)).databases
     assert found == [database]
     assert found[0].password == "s3cret"
@@ -123,6 +146,7 @@ def test_a_database_comes_back_with_its_password_and_state(place, state):
     "lease",
     [
         LEASE,
+        replace(LEASE, builds="shop@17"),
         replace(LEASE, holder=Holder(), labels={}, idempotency_key=None, request_digest=None),
         LEASE.renewed(1100.0, 500.0),
         LEASE.ended(LeaseState.LOST, 1200.5, "its server died"),
@@ -207,7 +231,8 @@ def test_what_is_forgotten_is_what_ended_and_what_is_gone_and_nothing_else(place
         if ended_at:
             calls += [("save_lease", lease.ended(LeaseState.RELEASED, ended_at, "r"))]
         calls += [("save_server", server.to(ServerState.GONE))]
-        template = replace(TEMPLATE, id=f"t{number}", server_id=server.id)
+        template, copy = replace(TEMPLATE, id=f"t{number}"), replace(COPY, id=f"c{number}", server_id=server.id)
+        calls += [("save_copy", copy.to(CopyState.GONE) if number else copy)]
         calls += [("save_template", template.to(TemplateState.GONE) if number else template)]
     never_leased = replace(DATABASE, id="d9", server_id="s9", state=DatabaseState.GONE)
     calls += [("add_database", never_leased), ("forget", 100.0)]
@@ -216,6 +241,7 @@ def test_what_is_forgotten_is_what_ended_and_what_is_gone_and_nothing_else(place
     assert sorted(database.id for database in found.databases) == ["d1", "d2", "d3"]
     assert sorted(server.id for server in found.servers) == ["s1", "s2", "s3"]
     assert [template.id for template in found.templates] == ["t0"]
+    assert [copy.id for copy in found.copies] == ["c0"]
 
 
 # --- the file ---

@@ -11,7 +11,7 @@ from leasedb_server.domain.database import Database, DatabaseState
 from leasedb_server.domain.inventory import ENDED_KEPT, Inventory, with_labels
 from leasedb_server.domain.lease import Holder, Lease, LeaseState
 from leasedb_server.domain.server import Endpoint, Server, ServerState, Versions
-from leasedb_server.domain.template import Template, TemplateState
+from leasedb_server.domain.template import Copy, CopyState
 
 ENDPOINT = Endpoint("127.0.0.1", 1, "u", "p")
 TEMPLATES = st.sampled_from(["base", "shop"])
@@ -45,9 +45,9 @@ class Recounted(RuleBasedStateMachine):
         server = Server(self.next_id(), "n", "embedded", 0.0).ready(ENDPOINT, Versions(f"{major}.1", "0.8.1"), 0.0)
         self.put_server(server)
         for name in templates:
-            template = Template(self.next_id(), server.id, name, "db", TemplateState.SEALED)
+            template = Copy(self.next_id(), server.id, name, "db", CopyState.SEALED)
             self.templates[template.id] = template
-            self.inventory.put_template(template)
+            self.inventory.put_copy(template)
 
     @precondition(lambda self: self.servers)
     @rule(data=st.data())
@@ -58,7 +58,7 @@ class Recounted(RuleBasedStateMachine):
             return
         if target is S.GONE:
             for template in [one for one in self.templates.values() if one.server_id == server.id]:
-                self.inventory.put_template(template.to(TemplateState.GONE))
+                self.inventory.put_copy(template.to(CopyState.GONE))
                 del self.templates[template.id]
             for database in [one for one in self.databases.values() if one.server_id == server.id]:
                 if database.state is not D.GONE:
@@ -89,15 +89,14 @@ class Recounted(RuleBasedStateMachine):
         ):
             self.put_database(database.to(target))
 
-    @rule(template=TEMPLATES, major=st.sampled_from([None, "16", "18"]), key=st.sampled_from([None, "k1", "k2"]))
-    def lease(self, template, major, key):
+    @rule(template=TEMPLATES, key=st.sampled_from([None, "k1", "k2"]))
+    def lease(self, template, key):
         fitting = Counter()
         for one in self.databases.values():
             server = self.servers[one.server_id]
-            of_version = major in {None, server.versions.major}
-            if of_version and (one.state, one.template, server.state) == (D.READY, template, S.READY):
+            if not server.exclusive and (one.state, one.template, server.state) == (D.READY, template, S.READY):
                 fitting[one.server_id] += 1
-        database = self.inventory.take_ready(template, major)
+        database = self.inventory.take_ready(template)
         if not fitting:
             assert database is None
             return
@@ -163,7 +162,7 @@ class Recounted(RuleBasedStateMachine):
         assert self.inventory.databases == self.databases
         assert self.inventory.leases == self.leases
         assert self.inventory.servers == {name: one for name, one in self.servers.items() if one.state is not S.GONE}
-        assert self.inventory.templates == self.templates
+        assert self.inventory.copies == self.templates
         active = {lease.id for lease in self.leases.values() if lease.active}
         assert {lease.id for lease in self.inventory.active_leases()} == active
 

@@ -11,17 +11,19 @@ from leasedb_server.domain.errors import IllegalTransitionError
 from leasedb_server.domain.lease import Holder, Lease, LeaseState
 from leasedb_server.domain.server import Endpoint, Server, ServerState, Versions
 from leasedb_server.domain.setbacks import FIRST_PAUSE, LONGEST_PAUSE, Setbacks
-from leasedb_server.domain.template import Template, TemplateState
+from leasedb_server.domain.template import Copy, CopyState, Origin, Template, TemplateState
 
 SECRET = "0123456789abcdef"
 
 # Written out once more, so that a slip in the domain's own tables shows.
 LEGAL = {
     DatabaseState: "making>ready making>condemned making>gone ready>leased ready>condemned ready>gone leased>ready "
-    "leased>condemned leased>gone condemned>dropping condemned>gone dropping>condemned dropping>gone",
+    "leased>spare leased>condemned leased>gone spare>condemned spare>gone condemned>dropping condemned>gone "
+    "dropping>condemned dropping>gone",
     ServerState: "starting>ready starting>stopping starting>gone ready>lost ready>stopping ready>gone lost>stopping "
     "lost>gone stopping>lost stopping>gone",
-    TemplateState: "building>sealed building>gone sealed>gone",
+    TemplateState: "building>sealed building>failed building>gone sealed>gone failed>gone",
+    CopyState: "making>sealed making>condemned making>gone sealed>condemned sealed>gone condemned>gone",
 }
 
 
@@ -32,8 +34,10 @@ def thing(state):
         case ServerState():
             endpoint = Endpoint("127.0.0.1", 5432, "postgres", SECRET)
             return Server("i", "name", "embedded", 1.0, state, endpoint, Versions("18.1", "0.8.1"))
+        case CopyState():
+            return Copy("i", "s", "base", "name", state)
         case _:
-            return Template("i", "s", "base", "name", state)
+            return Template("i", "shop", "", "f", "base", Origin.SQL, 0.0, 0.0, state)
 
 
 def pairs(*, legal):

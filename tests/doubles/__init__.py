@@ -6,6 +6,7 @@ one and start another on what it left. Every effect on that world is a step, and
 
 from tests.doubles.admin import FakeAdmin
 from tests.doubles.backend import FakeBackend, unavailable
+from tests.doubles.files import MemoryFiles
 from tests.doubles.store import MemoryStore
 from tests.doubles.world import (
     FakeClock,
@@ -33,6 +34,7 @@ __all__ = [
     "Faults",
     "Fuse",
     "KilledError",
+    "MemoryFiles",
     "MemoryStore",
     "unavailable",
 ]

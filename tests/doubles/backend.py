@@ -2,6 +2,7 @@
 
 import asyncio
 
+from leasedb_server.domain.edition import Editions
 from leasedb_server.domain.errors import BackendUnavailableError, LeasedbError, ServerStartError
 from leasedb_server.domain.names import Kind, Name
 from leasedb_server.domain.server import Endpoint
@@ -10,7 +11,10 @@ from tests.doubles.world import FakeServer, FakeWorld, Faults
 
 
 class FakeBackend:
-    """Servers that are entries in a dictionary. With ``disposable=False`` it is one server that is not ours."""
+    """Servers that are entries in a dictionary. With ``disposable=False`` it is one server that is not ours.
+
+    ``started`` keeps the edition of each server by its name, of those too that are gone.
+    """
 
     def __init__(
         self,
@@ -20,29 +24,38 @@ class FakeBackend:
         kind: str = "embedded",
         disposable: bool = True,
         limit: int | None = None,
+        editions: Editions | None = None,
     ) -> None:
         self.world = world
         self.faults = Faults()
         self.kind = kind
         self.disposable = disposable
+        self.confined = True
         self.limit = limit if disposable else 1
+        self.editions = editions or Editions("18" if disposable else None, None)
+        self.started: dict[str, str] = {}
         self.closed = False
         self._daemon = daemon
         if not disposable and kind not in world.servers:
             world.add(kind)
 
-    async def check(self, progress: Progress) -> str:
+    async def check(self, progress: Progress, *, fetch: bool = True) -> str:
+        del fetch
         await self.faults.meet("check")
         progress(f"looking for {self.kind}")
         return f"fake {self.kind}"
 
-    async def start(self, name: str) -> Endpoint:
+    async def start(self, name: str, edition: str = "") -> Endpoint:
         if not self.disposable:
             return _endpoint(self.world.servers[self.kind])
         await self.world.step("start")
         if name in self.world.servers:
             raise ServerStartError(f"There is a server named {name} already.")
+        if edition not in {"", *self.editions.majors, *self.editions.images}:
+            raise ServerStartError(f"There is no edition {edition}.")
+        self.started[name] = edition
         server = self.world.add(name)
+        server.major = edition if edition in self.editions.majors else None
         try:
             await self.faults.meet("start", name)
             await self.world.step("started")

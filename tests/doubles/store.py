@@ -10,7 +10,7 @@ from leasedb_server.domain.errors import StoreFailedError
 from leasedb_server.domain.lease import Instant, Lease
 from leasedb_server.domain.names import new_daemon_id
 from leasedb_server.domain.server import Server, ServerState
-from leasedb_server.domain.template import Template, TemplateState
+from leasedb_server.domain.template import Copy, CopyState, Template, TemplateState
 from leasedb_server.ports import Snapshot
 from tests.doubles.world import FakeWorld, Faults
 
@@ -25,6 +25,8 @@ class MemoryStore:
     def __init__(self, world: FakeWorld | None = None) -> None:
         self.faults = Faults()
         self.commits: list[str] = []
+        self.tried = 0  # commits, whether or not they succeeded
+        self.fails: frozenset[int] = frozenset()  # the numbers, counted from 1, of those that do not
         self._world = world
         self._daemon = ""
         self._rows: dict[type[Any], dict[str, Any]] = defaultdict(dict)
@@ -37,6 +39,7 @@ class MemoryStore:
             daemon=self._daemon,
             servers=list(self._rows[Server].values()),
             templates=list(self._rows[Template].values()),
+            copies=list(self._rows[Copy].values()),
             databases=[_known(row, by_database.get(row.id)) for row in self._rows[Database].values()],
             leases=ended,
         )
@@ -47,6 +50,9 @@ class MemoryStore:
     async def save_template(self, template: Template) -> None:
         await self._commit("save_template", lambda: self._put(template))
 
+    async def save_copy(self, copy: Copy) -> None:
+        await self._commit("save_copy", lambda: self._put(copy))
+
     async def add_database(self, database: Database) -> None:
         await self._commit("add_database", lambda: self._insert(database))
 
@@ -54,7 +60,7 @@ class MemoryStore:
         def update() -> None:
             row = self._rows[Database].get(database.id)
             if row is not None:
-                self._put(replace(row, state=database.state))
+                self._put(replace(row, state=database.state, partner=database.partner))
 
         await self._commit("save_database", update)
 
@@ -81,6 +87,7 @@ class MemoryStore:
             referred = {lease.database_id for lease in self._rows[Lease].values()}
             self._keep(Database, lambda row: row.state is not DatabaseState.GONE or row.id in referred)
             self._keep(Template, lambda row: row.state is not TemplateState.GONE)
+            self._keep(Copy, lambda row: row.state is not CopyState.GONE)
             lived_on = {row.server_id for row in self._rows[Database].values()}
             self._keep(Server, lambda row: row.state is not ServerState.GONE or row.id in lived_on)
 
@@ -92,6 +99,9 @@ class MemoryStore:
     async def _commit(self, method: str, change: Callable[[], None]) -> None:
         """Change the rows. Like the store on SQLite, this never lets another task of the loop go first."""
         self._step(method)
+        self.tried += 1
+        if self.tried in self.fails:
+            raise StoreFailedError(f"The state file cannot be written: {method} failed.")
         await self.faults.meet(method)
         change()
         self.commits.append(method)

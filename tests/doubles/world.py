@@ -74,6 +74,8 @@ class FakeDatabase:
     owner: str | None  # None: the administrator
     template: bool = False
     used: bool = False  # somebody has been inside
+    admits: bool = True  # connections
+    content: str = ""  # whatever tests write into it; clones have it too
 
 
 @dataclass(slots=True, eq=False)
@@ -94,6 +96,8 @@ class FakeServer:
     databases: dict[str, FakeDatabase] = field(default_factory=dict)
     logins: dict[str, FakeLogin] = field(default_factory=dict)
     sessions: list[FakeSession] = field(default_factory=list)
+    opened_up: bool = False  # admits every login to every database: it is leased as a whole
+    major: str | None = None  # version of Postgres, where it is not the usual one
 
     def log_in(self, database: str, login: str, password: str) -> FakeSession:
         """Connect as a lease's holder does; raises PermissionError or ConnectionError when it is not let in."""
@@ -102,7 +106,7 @@ class FakeServer:
         role, target = self.logins.get(login), self.databases.get(database)
         if role is None or not role.may_log_in or role.password != password:
             raise PermissionError(f"password authentication failed for user {login}")
-        if target is None or target.template or target.owner != login:
+        if target is None or not target.admits or not (self.opened_up or target.owner == login):
             raise PermissionError(f"no CONNECT on {database}")
         target.used = True
         self.sessions.append(session := FakeSession(login, database))
@@ -144,6 +148,7 @@ class Faults:
     errors: dict[str, list[LeasedbError]] = field(default_factory=dict)
     always: dict[str, LeasedbError] = field(default_factory=dict)
     hanging: set[str] = field(default_factory=set)  # these go on when they are let go
+    lost_answers: dict[str, list[LeasedbError]] = field(default_factory=dict)  # raised once everything is done
     only: Callable[..., bool] = field(default=lambda *_: True)  # sees the arguments of the call
     _held: list[asyncio.Future[None]] = field(default_factory=list)
 
@@ -163,3 +168,8 @@ class Faults:
             raise self.errors[method].pop(0)
         if method in self.always:
             raise self.always[method]
+
+    def answer(self, method: str) -> None:
+        """Raise when the answer to what was done is lost."""
+        if self.lost_answers.get(method):
+            raise self.lost_answers[method].pop(0)

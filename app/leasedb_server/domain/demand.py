@@ -43,6 +43,7 @@ class _Record:
     level: float = 0.0
     peak: float = 0.0
     peak_at: Instant = 0.0
+    floor: int = 0
     lazy: int = 0  # how high the level may be without anything being cloned, unless it is calm
     in_line: int = 0
     last_asked: Instant | None = None
@@ -86,10 +87,13 @@ class Demand:
         """Take in how many clones per second all servers make, and how many seconds one takes."""
         self._refill, self._lead = rate, seconds
 
-    def known(self, template: str, now: Instant) -> None:
-        """Take in that there is such a template; it counts as in use from now on. Saying so again changes nothing."""
+    def known(self, template: str, now: Instant, floor: int | None = None) -> None:
+        """Take in that there is such a template; it counts as in use from now on. Saying so again changes nothing.
+
+        ``floor`` is what is kept ready of it at least, when that is fewer than of others.
+        """
         if template not in self._records:
-            self._add(template, now)
+            self._add(template, now).floor = self._floor if floor is None else min(floor, self._floor)
 
     def asked(self, template: str, holder: str, now: Instant) -> None:
         """Take in one request for a lease, whether or not it has to wait."""
@@ -176,7 +180,7 @@ class Demand:
     def _learned(self, record: _Record, now: Instant) -> int:
         peak = _faded(record, now)
         safety = max(2.0, peak / 8)
-        return min(self._ceiling, max(self._floor, math.ceil(peak + safety) if peak >= 1 else 0))
+        return min(self._ceiling, max(record.floor, math.ceil(peak + safety) if peak >= 1 else 0))
 
     def _in_use(self, record: _Record, now: Instant) -> bool:
         return now - (record.known if record.last_asked is None else record.last_asked) < self._idle
@@ -207,7 +211,7 @@ class Demand:
         if len(self._records) >= TEMPLATES:
             _, oldest = self._records.popitem(last=False)
             self._hints -= len(oldest.hints)
-        record = self._records[template] = _Record(known=now, at=now, peak_at=now)
+        record = self._records[template] = _Record(known=now, at=now, peak_at=now, floor=self._floor)
         return record
 
     # --- hints ---

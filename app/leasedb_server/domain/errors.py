@@ -2,6 +2,9 @@
 
 from typing import ClassVar
 
+from leasedb_server.domain.fault import Fault
+from leasedb_server.domain.sessions import SessionInfo
+
 
 class LeasedbError(Exception):
     """Something a caller or an operator has to know.
@@ -67,13 +70,19 @@ class ServerNotFoundError(LeasedbError):
 class UnknownTemplateError(LeasedbError):
     code = "unknown-template"
     title = "No such template"
-    default_hint = "The built-in template is 'base'."
+    default_hint = "GET /templates lists the templates; build it with PUT /templates/{name} or the client."
 
 
 class VersionUnavailableError(LeasedbError):
     code = "version-unavailable"
     title = "This Postgres version is not served"
-    default_hint = "Leave 'postgres' out, or start the daemon with LEASEDB_POSTGRES or LEASEDB_IMAGE for it."
+    default_hint = "Leave 'postgres' and 'image' out, or allow it with LEASEDB_VERSIONS or LEASEDB_IMAGES."
+
+
+class ExclusiveUnavailableError(LeasedbError):
+    code = "exclusive-unavailable"
+    title = "No server can be leased as a whole here"
+    default_hint = "Use the container or the embedded backend: a server that is only lent stays as it is."
 
 
 class HolderNotFoundError(LeasedbError):
@@ -99,6 +108,162 @@ class PoolExhaustedError(LeasedbError):
         super().__init__(detail, hint=hint)
         self.retry_after = retry_after
         self.position = position
+
+
+# --- templates ---
+
+
+class TemplateNotFoundError(LeasedbError):
+    code = "template-not-found"
+    title = "No such template"
+    default_hint = "GET /templates lists the templates; unused ones are evicted when they take too much room."
+
+
+class TemplateExistsError(LeasedbError):
+    """There is a template of this name, with another content.
+
+    Args:
+        detail: what happened.
+        fingerprint: of the content that is there.
+        requested: of the content that was asked for.
+    """
+
+    code = "template-exists"
+    title = "There is another template of this name"
+    default_hint = "Use another name, such as one with the fingerprint in it, or DELETE /templates/{name} first."
+
+    def __init__(self, detail: str, *, fingerprint: str, requested: str) -> None:
+        super().__init__(detail)
+        self.fingerprint = fingerprint
+        self.requested = requested
+
+
+class TemplateBuiltinError(LeasedbError):
+    code = "template-builtin"
+    title = "The template 'base' is built in"
+    default_hint = "Choose another name; 'base' is the parent of everything."
+
+
+class ParentMissingError(LeasedbError):
+    code = "parent-missing"
+    title = "The parent template is not there"
+    default_hint = "Build the parent first; GET /templates lists what there is."
+
+
+class TemplateCycleError(LeasedbError):
+    code = "template-cycle"
+    title = "A template cannot be built upon itself"
+    default_hint = "Choose another parent or another name."
+
+
+class SqlFailedError(LeasedbError):
+    """A statement of a template's text failed; nothing of the template stays.
+
+    Args:
+        detail: what failed and why.
+        sqlstate: Postgres's five characters; None when it was not Postgres that refused.
+        statement: number of the statement, from 1.
+        line: of the text, from 1.
+        sql: the beginning of the statement.
+        hint: what to do.
+    """
+
+    code = "sql-failed"
+    title = "The SQL of the template failed"
+    default_hint = "Mend the statement and send the text again; nothing of it was kept."
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        sqlstate: str | None = None,
+        statement: int | None = None,
+        line: int | None = None,
+        sql: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(detail, hint=hint)
+        self.sqlstate = sqlstate
+        self.statement = statement
+        self.line = line
+        self.sql = sql
+
+
+class BuildFailedError(LeasedbError):
+    """The build that this caller waited for failed.
+
+    Args:
+        detail: what failed.
+        cause: what is known of the failure.
+    """
+
+    code = "build-failed"
+    title = "The template's build failed"
+    default_hint = "Mend what failed and build again; whoever asks next becomes the builder."
+
+    def __init__(self, detail: str, *, cause: Fault) -> None:
+        super().__init__(detail)
+        self.cause = cause
+
+
+class TemplateBuildingError(LeasedbError):
+    """Somebody else is building the template, and was not done within the caller's ``wait``."""
+
+    code = "template-building"
+    title = "The template is still being built"
+    default_hint = "Ask again, or wait longer with 'wait'."
+
+    def __init__(self, detail: str, *, progress: str) -> None:
+        super().__init__(detail)
+        self.progress = progress
+
+
+class SessionsOpenError(LeasedbError):
+    """Sessions stand in the way of what was asked for; everything is as before."""
+
+    code = "sessions-open"
+    title = "Sessions are open on the database"
+    default_hint = "Close them, or send 'force': true to have them ended."
+
+    def __init__(self, detail: str, *, sessions: tuple[SessionInfo, ...]) -> None:
+        super().__init__(detail)
+        self.sessions = sessions
+
+
+class TemplateSealedError(LeasedbError):
+    code = "template-sealed"
+    title = "The template is sealed already"
+    default_hint = "Lease from it; to change it, build a template with another name upon it."
+
+
+class NotTheBuilderError(LeasedbError):
+    code = "not-the-builder"
+    title = "This lease does not build the template"
+    default_hint = "Use the lease that POST /templates/{name}/build returned."
+
+
+class TemplateInUseError(LeasedbError):
+    code = "template-in-use"
+    title = "The template is in use"
+    default_hint = "Release its leases first: GET /leases tells who has them."
+
+
+class UploadIncompleteError(LeasedbError):
+    code = "upload-incomplete"
+    title = "The upload broke off"
+    default_hint = "Send the whole text again; nothing of it was kept."
+
+
+class TemplatesUnavailableError(LeasedbError):
+    code = "templates-unavailable"
+    title = "This server cannot have templates"
+    default_hint = "Templates need Postgres 14 or newer; use a newer server."
+
+
+class TemplateTooLargeError(LeasedbError):
+    code = "template-too-large"
+    title = "The template does not fit"
+    default_hint = "Raise LEASEDB_TEMPLATE_BUDGET, or delete templates that are not needed."
 
 
 class IdempotencyMismatchError(LeasedbError):

@@ -6,13 +6,14 @@ survive is written to the store first.
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Final
 
 from leasedb_server.domain.database import Database, DatabaseState
 from leasedb_server.domain.lease import Instant, Lease
 from leasedb_server.domain.pool import NEVER, ServerView, Stock, View
 from leasedb_server.domain.server import Server, ServerState
-from leasedb_server.domain.template import Template, TemplateState
+from leasedb_server.domain.template import Copy, CopyState, Template, TemplateState, is_base
 
 ENDED_KEPT: Final = 1000  # ended leases that can still be asked about
 
@@ -22,7 +23,8 @@ class Inventory:
 
     def __init__(self) -> None:
         self.servers: dict[str, Server] = {}
-        self.templates: dict[str, Template] = {}
+        self.templates: dict[str, Template] = {}  # by key; without the built-in ones
+        self.copies: dict[str, Copy] = {}
         self.databases: dict[str, Database] = {}
         self.leases: dict[str, Lease] = {}
         self.crowded: set[str] = set()  # servers with too few connections left to lease more there
@@ -35,6 +37,7 @@ class Inventory:
         self._ready: dict[tuple[str, str], OrderedDict[str, None]] = {}
         self._condemned: dict[str, OrderedDict[str, None]] = {}
         self._counts: Counter[tuple[str, str, DatabaseState]] = Counter()
+        self._used: set[str] = set()
 
     def __repr__(self) -> str:
         return f"Inventory({len(self.servers)} servers, {len(self.databases)} databases, {len(self._active)} leases)"
@@ -49,10 +52,16 @@ class Inventory:
             self.servers[server.id] = server
 
     def put_template(self, template: Template) -> None:
-        if template.state is TemplateState.GONE:
-            self.templates.pop(template.id, None)
+        if template.state is not TemplateState.GONE:
+            self.templates[template.key] = template
+        elif (known := self.templates.get(template.key)) and known.id == template.id:
+            del self.templates[template.key]
+
+    def put_copy(self, copy: Copy) -> None:
+        if copy.state is CopyState.GONE:
+            self.copies.pop(copy.id, None)
         else:
-            self.templates[template.id] = template
+            self.copies[copy.id] = copy
 
     def put_database(self, database: Database) -> None:
         """Take the database's new value in. A database that is gone stays while a lease of it can be asked about."""
@@ -102,14 +111,14 @@ class Inventory:
 
     # --- looking up ---
 
-    def take_ready(self, template: str, major: str | None) -> Database | None:
-        """Return a ready database of the template, of the server with the fewest leases, or None.
+    def take_ready(self, template: str) -> Database | None:
+        """Return a ready database of the template (its key), of the server with the fewest leases, or None.
 
         It stays where it is; among servers with as many leases the one with most ready databases is taken.
         """
         choice: tuple[int, int, str] | None = None
         for (server_id, name), ready in self._ready.items():
-            if ready and name == template and self.serves(server_id, major) and server_id not in self.crowded:
+            if ready and name == template and self.serves(server_id) and server_id not in self.crowded:
                 load = (self._counts[server_id, template, DatabaseState.LEASED], -len(ready), next(iter(ready)))
                 choice = load if choice is None else min(choice, load)
         return self.databases[choice[2]] if choice else None
@@ -118,6 +127,10 @@ class Inventory:
         """Return the server's newest ready database of the template, or None."""
         ready = self._ready.get((server_id, template))
         return self.databases[next(reversed(ready))] if ready else None
+
+    def ready_from(self, template: str) -> list[Database]:
+        """Return all ready databases of the template with this key."""
+        return [self.databases[ident] for (_, key), ready in self._ready.items() if key == template for ident in ready]
 
     def ready_of(self, server_id: str) -> list[Database]:
         """Return the server's ready databases, of all templates."""
@@ -128,12 +141,10 @@ class Inventory:
     def ready_servers(self) -> list[Server]:
         return [server for server in self.servers.values() if server.state is ServerState.READY]
 
-    def serves(self, server_id: str, major: str | None) -> bool:
-        """Tell whether the server is ready and of this major version (any, when None)."""
+    def serves(self, server_id: str) -> bool:
+        """Tell whether the server is ready, and not one that is leased as a whole."""
         server = self.servers.get(server_id)
-        if server is None or server.state is not ServerState.READY or server.versions is None:
-            return False
-        return major is None or server.versions.major == major
+        return server is not None and server.state is ServerState.READY and not server.exclusive
 
     def active_leases(self) -> list[Lease]:
         return list(self._active.values())
@@ -150,18 +161,52 @@ class Inventory:
             if database.server_id == server_id and database.state is not DatabaseState.GONE
         ]
 
-    def sealed_on(self, server_id: str, name: str) -> Template | None:
-        for template in self.templates.values():
-            if (template.server_id, template.name, template.state) == (server_id, name, TemplateState.SEALED):
-                return template
+    def sealed_on(self, server_id: str, template: str) -> Copy | None:
+        """Return the server's copy of the template with this key, or None."""
+        for copy in self.copies.values():
+            if (copy.server_id, copy.template, copy.state) == (server_id, template, CopyState.SEALED):
+                return copy
         return None
 
-    def sealed_names(self) -> set[str]:
-        """Return the names of the templates that can be leased from."""
-        return {template.name for template in self.templates.values() if template.state is TemplateState.SEALED}
+    def known_templates(self) -> set[str]:
+        """Return the keys of the templates that are kept ready: sealed ones, with a copy on a server or without."""
+        built_in = {
+            copy.template
+            for copy in self.copies.values()
+            if copy.state is CopyState.SEALED and is_base(copy.template) and self.serves(copy.server_id)
+        }
+        return built_in | {key for key, template in self.templates.items() if template.sealed}
 
-    def templates_of(self, server_id: str) -> list[Template]:
-        return [template for template in self.templates.values() if template.server_id == server_id]
+    def copies_of(self, server_id: str) -> list[Copy]:
+        return [copy for copy in self.copies.values() if copy.server_id == server_id]
+
+    def copies_from(self, template: str) -> list[Copy]:
+        """Return all copies of the template with this key."""
+        return [copy for copy in self.copies.values() if copy.template == template]
+
+    def leases_from(self, template: str) -> int:
+        """Return how many databases of the template with this key are leased."""
+        return sum(
+            number
+            for (_, name, state), number in self._counts.items()
+            if name == template and state is DatabaseState.LEASED
+        )
+
+    def used(self, template: str, now: Instant) -> None:
+        """Take note that the template with this key was of use."""
+        if found := self.templates.get(template):
+            self.templates[template] = replace(found, used_at=now)
+            self._used.add(template)
+
+    def used_since(self) -> list[Template]:
+        """Return the templates that were used since this was asked last."""
+        used, self._used = self._used, set()
+        return [self.templates[key] for key in used if key in self.templates]
+
+    def spare_for(self, database_id: str) -> Database | None:
+        """Return the database that this one's reset has begun with, or None."""
+        spares = (one for one in self.databases.values() if one.state is DatabaseState.SPARE)
+        return next((one for one in spares if one.partner == database_id), None)
 
     def count(self, server_id: str, template: str, state: DatabaseState) -> int:
         return self._counts[server_id, template, state]
@@ -183,28 +228,37 @@ class Inventory:
         """Return the database's server, also one that is gone while a lease on it can be asked about."""
         return self.servers.get(database.server_id) or self._gone[database.server_id]
 
+    def left_behind(self) -> list[Server]:
+        """Return the servers that are gone and that have templates still."""
+        left = {copy.server_id for copy in self.copies.values()}
+        return [server for server in self._gone.values() if server.id in left]
+
     def view(self, waiting: Mapping[str, int], retry: Mapping[str, Instant], start_retry_at: Instant) -> View:
         """Return what the planner looks at; ``retry`` tells by id of a server or database when to try again."""
-        servers = tuple(self._server_view(server, retry.get(server.id, NEVER)) for server in self.servers.values())
+        shared = [server for server in self.servers.values() if not server.exclusive]
+        servers = tuple(self._server_view(server, retry.get(server.id, NEVER)) for server in shared)
         return View(servers, dict(waiting), start_retry_at, drop_retry_at=retry)
 
     def _server_view(self, server: Server, retry_at: Instant) -> ServerView:
         states = DatabaseState
-        templates = {template.name for template in self.templates_of(server.id)}
-        templates |= {template for owner, template, _ in self._counts if owner == server.id}
+        copied = {copy.template for copy in self.copies_of(server.id) if copy.state is CopyState.SEALED}
+        templates = copied | {template for owner, template, _ in self._counts if owner == server.id}
         return ServerView(
             id=server.id,
             state=server.state,
+            edition=server.edition,
             stock={
                 name: Stock(
                     ready=self.count(server.id, name, states.READY),
                     making=self.count(server.id, name, states.MAKING),
                     leased=self.count(server.id, name, states.LEASED),
+                    copied=name in copied,
                 )
                 for name in templates
             },
             condemned=tuple(self._condemned.get(server.id, ())),
             dropping=self.counts_of(server.id)[states.DROPPING],
+            spares=self.counts_of(server.id)[states.SPARE],
             retry_at=retry_at,
         )
 

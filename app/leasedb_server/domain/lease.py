@@ -43,6 +43,7 @@ class Lease:
     state: LeaseState = LeaseState.ACTIVE
     ended_at: Instant | None = None
     end_reason: str = ""
+    builds: str | None = None  # key of the template that its holder builds in it
     # repr=False: a key is the caller's secret as much as a password is ours
     idempotency_key: str | None = field(default=None, repr=False)
     request_digest: str | None = field(default=None, repr=False)

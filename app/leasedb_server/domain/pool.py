@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from heapq import heapify, heappop, heapreplace
 from typing import Final
 
+from leasedb_server.domain.edition import parted
 from leasedb_server.domain.lease import Instant
 from leasedb_server.domain.server import ServerState
 
@@ -26,7 +27,7 @@ _A_FEW: Final = 8  # condemned databases are never too many
 class Targets:
     """What the operator asked for."""
 
-    servers: int
+    servers: int  # of the default edition; of another there is one while it is in use
     ready: int  # per server, of each template of which the view does not say how many are wanted
     most: int  # databases in existence at once, over all servers
     drops_put_off: int = 100  # condemned databases that may wait for a calm moment
@@ -39,6 +40,7 @@ class Stock:
     ready: int = 0
     making: int = 0
     leased: int = 0
+    copied: bool = True  # whether the server has a copy of the template, so that more can be made
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class ServerView:
     full: bool = False  # no room, in memory or on disk: nothing is made here
     tight: bool = False  # what is condemned here takes memory that is used up
     crowded: bool = False  # too few connections left: what is ready here cannot be leased now
+    edition: str = ""
+    spares: int = 0  # databases that are being exchanged for leased ones, or were when that failed
 
     @property
     def at_work(self) -> int:
@@ -62,7 +66,7 @@ class ServerView:
     @property
     def databases(self) -> int:
         there = sum(stock.ready + stock.making + stock.leased for stock in self.stock.values())
-        return there + len(self.condemned) + self.dropping
+        return there + len(self.condemned) + self.dropping + self.spares
 
     @property
     def leased(self) -> int:
@@ -75,7 +79,9 @@ class View:
 
     servers: tuple[ServerView, ...]
     waiting: Mapping[str, int] = field(default_factory=dict)  # callers in line, by template; whose turn it is first
-    retry_at: Instant = NEVER  # after a server failed to start, none is started before
+    retry_at: Instant = NEVER  # after a server of the default edition failed to start, none is started before
+    pinned: Mapping[tuple[str, str], int] = field(default_factory=dict)  # the same by server and template: resets
+    editions: Mapping[str, Instant] = field(default_factory=dict)  # others in use, and when one may be started next
     drop_retry_at: Mapping[str, Instant] = field(default_factory=dict)  # by id of a database that a server keeps
     urgent: frozenset[str] = frozenset()  # condemned databases that are dropped whatever the haste
     wanted: Mapping[str, int] = field(default_factory=dict)  # databases to keep ready, by template, over all servers
@@ -85,7 +91,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class StartServer:
-    pass
+    edition: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +134,8 @@ def plan(view: View, targets: Targets, now: Instant) -> list[Action]:
     """Decide what to do now.
 
     Holds whatever the view: never more than ``targets.servers`` servers are started, never more than ``targets.most``
-    databases exist, never more than its ``workers`` statements are at work on one server. When every action succeeds
-    and it is calm, planning again and again reaches the targets and then decides nothing.
+    databases exist, one more for a reset, never more than its ``workers`` statements are at work on one server. When
+    every action succeeds and it is calm, planning again and again reaches the targets and then decides nothing.
     """
     actions: list[Action] = list(_servers(view, targets, now))
     stopping = {action.server_id for action in actions if isinstance(action, StopServer)}
@@ -145,14 +151,24 @@ def _servers(view: View, targets: Targets, now: Instant) -> Iterator[Action]:
     for server in view.servers:
         if server.state is ServerState.LOST and server.retry_at <= now:
             yield StopServer(server.id)
-    awake = not view.asleep or any(view.waiting.values()) or any(server.leased for server in view.servers)
-    wanted = targets.servers if awake else 0
+    default = [server for server in view.servers if not server.edition]
+    waited_for = {parted(template)[1] for template, number in view.waiting.items() if number}
+    awake = not view.asleep or "" in waited_for or any(server.leased for server in default)
+    yield from _of_edition("", default, targets.servers if awake else 0, view.retry_at <= now)
+    others = {server.edition for server in view.servers} - {""} | view.editions.keys()
+    for edition in sorted(others):
+        there = [server for server in view.servers if server.edition == edition]
+        used = edition in view.editions or any(server.leased for server in there)
+        yield from _of_edition(edition, there, int(used), view.editions.get(edition, NEVER) <= now)
+
+
+def _of_edition(edition: str, there: list[ServerView], wanted: int, may_start: bool) -> Iterator[Action]:  # noqa: FBT001
     # A server that is lost or stopping still takes its place: a backend may have room for no more.
-    missing = wanted - len(view.servers)
-    if missing > 0 and view.retry_at <= now:
-        yield from (StartServer() for _ in range(missing))
+    missing = wanted - len(there)
+    if missing > 0 and may_start:
+        yield from (StartServer(edition) for _ in range(missing))
     # Too many are only those that stay: one that is going already is not a reason to stop another.
-    staying = [server for server in view.servers if server.state in {ServerState.STARTING, ServerState.READY}]
+    staying = [server for server in there if server.state in {ServerState.STARTING, ServerState.READY}]
     if len(staying) > wanted:
         idle = [server for server in staying if server.state is ServerState.READY and not server.leased]
         yield from (StopServer(server.id) for server in idle[: len(staying) - wanted])
@@ -170,7 +186,13 @@ class _Turn:
         self._coming: Counter[str] = Counter()  # ready or being made, by template
         self._have: dict[tuple[str, str], int] = {}  # the same, by server and template
         self._count_stock(staying)
-        self._homes = {template for server in self._usable for template in server.stock}
+        self._pinned = {place: number for place, number in view.pinned.items() if number}
+        self._unmet = 0  # of these, databases for which there is no room
+        self._cramped: set[str] = set()  # servers that are full, and of these are to be made there
+        # One beyond the ceiling: who waits for a reset has a lease, and may not end it before. Those that a reset has
+        # taken already do not count, for one that failed keeps its own.
+        self._beyond = 1 + sum(server.spares for server in view.servers)
+        self._homes = {name for server in self._usable for name, stock in server.stock.items() if stock.copied}
         there = Counter(template for server in staying for template in server.stock)
         self._learned = view.wanted
         self._wanted = {name: view.wanted.get(name, targets.ready * there[name]) for name in sorted(there)}
@@ -206,9 +228,10 @@ class _Turn:
         kept = self._kept_for_drops()
         for server_id, number in kept.items():
             self._free[server_id] -= number
+        self._fill_pinned()
         self._fill(self._waiting, by_share=False)  # a long line has no right to more than a short one
         self._fill({name: low_water(number) for name, number in self._wanted.items()})
-        if self._quiet >= CALM and not self._waiting:
+        if self._quiet >= CALM and not self._waiting and not self._pinned:
             self._fill(self._wanted, hurry=False)
         for server_id, number in kept.items():
             self._free[server_id] += number
@@ -225,6 +248,25 @@ class _Turn:
             number = min(number - server.dropping, len(self._droppable[server.id]), self._free[server.id])
             kept[server.id] = max(0, number)
         return kept
+
+    def _fill_pinned(self) -> None:
+        """Clone on the very servers on which callers wait for a database."""
+        usable = {server.id: server for server in self._usable}
+        for (server_id, template), number in self._pinned.items():
+            server = usable.get(server_id)
+            if server is None or not _makes(server, template):
+                continue
+            missing = number - self._have[server_id, template]
+            while missing > 0 and self._room + self._beyond > 0 and self._free[server_id] and not server.full:
+                self._clone(server, template)
+                missing -= 1
+            if missing > 0 and (server.full or self._room + self._beyond <= 0):
+                self._unmet += missing
+                self._cramped |= {server_id} if server.full else set()
+            # these are for nobody else
+            there = self._have[server_id, template] - (server.stock[template].ready if server.crowded else 0)
+            self._coming[template] -= min(number, there)
+        self._short |= self._room < 0 or (self._unmet > 0 and self._room <= 0)
 
     def _fill(self, levels: Mapping[str, int], *, by_share: bool = True, hurry: bool = True) -> None:
         """Clone until as many of each template are coming as its level says, the one furthest from it first."""
@@ -254,7 +296,7 @@ class _Turn:
             line = [
                 (*self._rank(server, template, hurry=hurry), index)
                 for index, server in enumerate(self._usable)
-                if self._free[server.id] and template in server.stock and not server.full and not server.crowded
+                if self._free[server.id] and _makes(server, template) and not server.full and not server.crowded
             ]
             heapify(line)
             self._lines[template, hurry] = line
@@ -288,7 +330,7 @@ class _Turn:
 
     def drop(self) -> None:
         """Drop what is condemned when that disturbs nobody, when there is too much of it, or when room is short."""
-        at_ease = self._quiet >= CALM and not self._waiting
+        at_ease = self._quiet >= CALM and not self._waiting and not self._pinned
         for server in self._usable:
             number = free = self._free[server.id]
             if not (at_ease or self._short or server.full or server.tight or server.crowded):
@@ -312,13 +354,16 @@ class _Turn:
         if not self._short:
             homes = [server for server in self._usable if uncovered & server.stock.keys()]
             crammed = homes if all(server.full for server in homes) else []
+            crammed += [one for one in self._usable if one.id in self._cramped and one not in crammed]
         need = sum(self._waiting[name] - self._coming[name] for name in uncovered)
+        need += self._unmet
         need -= sum(len(self._droppable[server.id]) + server.dropping for server in crammed)
         idle = [name for name in self._wanted if name not in self._waiting]
         for template in sorted(idle, key=lambda name: -self._coming[name] / max(0.1, self._wanted[name])):
             if need <= 0:
                 break
-            need -= self._condemn(template, need, crammed)
+            free = [server for server in crammed if (server.id, template) not in self._pinned]
+            need -= self._condemn(template, need, free)
 
     def _shrink(self, template: str) -> None:
         servers = [server for server in self._usable if not server.crowded]
@@ -341,3 +386,7 @@ class _Turn:
             heapreplace(fullest, (ready + 1, server_id))
         self.actions += [Surplus(server_id, template, number) for server_id, number in chosen.items()]
         return count - left
+
+
+def _makes(server: ServerView, template: str) -> bool:
+    return template in server.stock and server.stock[template].copied

@@ -70,7 +70,10 @@ class Versions:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """``name`` is what the backend calls it: a container's name, a directory's name."""
+    """``name`` is what the backend calls it: a container's name, a directory's name.
+
+    ``edition`` is what it is made of (`domain.edition`); an ``exclusive`` one is leased as a whole.
+    """
 
     id: str
     name: str
@@ -81,6 +84,8 @@ class Server:
     versions: Versions | None = None
     ready_at: Instant | None = None
     error: str = ""
+    edition: str = ""
+    exclusive: bool = False
 
     def ready(self, endpoint: Endpoint, versions: Versions, now: Instant) -> "Server":
         return replace(self.to(ServerState.READY), endpoint=endpoint, versions=versions, ready_at=now)

@@ -16,20 +16,51 @@ from typing import Any, Final
 
 from leasedb_server.domain.database import Database, DatabaseState
 from leasedb_server.domain.errors import StartupError, StoreFailedError
+from leasedb_server.domain.fault import Fault
 from leasedb_server.domain.lease import Holder, Instant, Lease, LeaseState
 from leasedb_server.domain.names import new_daemon_id
 from leasedb_server.domain.server import Endpoint, Server, ServerState, Versions
-from leasedb_server.domain.template import Template, TemplateState
+from leasedb_server.domain.template import Copy, CopyState, Origin, Template, TemplateState
 from leasedb_server.ports import Snapshot
 
 STORE_FILE: Final = "leasedb.sqlite"
-SCHEMA: Final = 1  # raised whenever a table changes
+SCHEMA: Final = 2  # raised whenever a table changes
 
 COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "daemon": ("id",),
-    "server": ("id", "name", "backend", "state", "created_at", "ready_at", "error", "endpoint", "versions"),
-    "template": ("id", "server_id", "name", "database", "state"),
-    "database": ("id", "server_id", "template", "name", "login", "password", "state"),
+    "server": (
+        "id",
+        "name",
+        "backend",
+        "state",
+        "created_at",
+        "ready_at",
+        "error",
+        "endpoint",
+        "versions",
+        "edition",
+        "exclusive",
+    ),
+    "template": (
+        "id",
+        "name",
+        "edition",
+        "fingerprint",
+        "parent",
+        "origin",
+        "created_at",
+        "used_at",
+        "state",
+        "size",
+        "layout",
+        "kept",
+        "builder",
+        "until_lease",
+        "fault",
+        "notes",
+    ),
+    "copy": ("id", "server_id", "template", "database", "state", "source"),
+    "database": ("id", "server_id", "template", "name", "login", "password", "state", "partner"),
     "lease": (
         "id",
         "database_id",
@@ -46,6 +77,7 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
         "end_reason",
         "idempotency_key",
         "request_digest",
+        "builds",
     ),
 }
 
@@ -58,7 +90,8 @@ def _insert(table: str, how: str = "INSERT") -> str:
 # The driver keeps them prepared.
 _ADD_DAEMON, _ADD_DATABASE, _ADD_LEASE = _insert("daemon"), _insert("database"), _insert("lease")
 _PUT_SERVER, _PUT_TEMPLATE = _insert("server", "INSERT OR REPLACE"), _insert("template", "INSERT OR REPLACE")
-_SAVE_DATABASE = 'UPDATE "database" SET state = :state WHERE id = :id'
+_PUT_COPY = _insert("copy", "INSERT OR REPLACE")
+_SAVE_DATABASE = 'UPDATE "database" SET state = :state, partner = :partner WHERE id = :id'
 _SAVE_LEASE = (
     'UPDATE "lease" SET expires_at = :expires_at, ttl = :ttl, state = :state, ended_at = :ended_at,'
     " end_reason = :end_reason WHERE id = :id"
@@ -67,6 +100,7 @@ _FORGET = (
     'DELETE FROM "lease" WHERE ended_at < :before',
     'DELETE FROM "database" WHERE state = :gone AND id NOT IN (SELECT database_id FROM "lease")',
     'DELETE FROM "template" WHERE state = :gone',
+    'DELETE FROM "copy" WHERE state = :gone',
     'DELETE FROM "server" WHERE state = :gone AND id NOT IN (SELECT server_id FROM "database")',
 )
 
@@ -118,6 +152,7 @@ class SqliteStore:
                 daemon=daemon,
                 servers=[_server(row) for row in driver.execute('SELECT * FROM "server"')],
                 templates=[_template(row) for row in driver.execute('SELECT * FROM "template"')],
+                copies=[_copy(row) for row in driver.execute('SELECT * FROM "copy"')],
                 databases=[_database(row, active.get(row["id"])) for row in driver.execute('SELECT * FROM "database"')],
                 leases=leases,
             )
@@ -126,13 +161,16 @@ class SqliteStore:
         self._commit(_PUT_SERVER, _server_row(server))
 
     async def save_template(self, template: Template) -> None:
-        self._commit(_PUT_TEMPLATE, asdict(template))
+        self._commit(_PUT_TEMPLATE, _template_row(template))
+
+    async def save_copy(self, copy: Copy) -> None:
+        self._commit(_PUT_COPY, asdict(copy))
 
     async def add_database(self, database: Database) -> None:
         self._commit(_ADD_DATABASE, asdict(database))
 
     async def save_database(self, database: Database) -> None:
-        self._commit(_SAVE_DATABASE, {"id": database.id, "state": database.state})
+        self._commit(_SAVE_DATABASE, {"id": database.id, "state": database.state, "partner": database.partner})
 
     async def add_lease(self, lease: Lease) -> None:
         self._commit(_ADD_LEASE, _lease_row(lease))
@@ -210,12 +248,32 @@ def _server(row: sqlite3.Row) -> Server:
         "state": ServerState(row["state"]),
         "endpoint": Endpoint(**json.loads(row["endpoint"])) if row["endpoint"] else None,
         "versions": Versions(**json.loads(row["versions"])) if row["versions"] else None,
+        "exclusive": bool(row["exclusive"]),
     }
     return Server(**values)
 
 
+def _template_row(template: Template) -> Mapping[str, Any]:
+    return {
+        **asdict(template),
+        "fault": json.dumps(asdict(template.fault)) if template.fault else None,
+        "notes": json.dumps(template.notes),
+    }
+
+
 def _template(row: sqlite3.Row) -> Template:
-    return Template(row["id"], row["server_id"], row["name"], row["database"], TemplateState(row["state"]))
+    values = {
+        **dict(row),
+        "origin": Origin(row["origin"]),
+        "state": TemplateState(row["state"]),
+        "fault": Fault(**json.loads(row["fault"])) if row["fault"] else None,
+        "notes": tuple(json.loads(row["notes"])),
+    }
+    return Template(**values)
+
+
+def _copy(row: sqlite3.Row) -> Copy:
+    return Copy(**{**dict(row), "state": CopyState(row["state"])})
 
 
 def _database(row: sqlite3.Row, lease_active: bool | None) -> Database:  # noqa: FBT001 - three-valued
@@ -223,7 +281,7 @@ def _database(row: sqlite3.Row, lease_active: bool | None) -> Database:  # noqa:
     state = DatabaseState(row["state"])
     if state is DatabaseState.READY and lease_active is not None:
         state = DatabaseState.LEASED if lease_active else DatabaseState.CONDEMNED
-    return Database(row["id"], row["server_id"], row["template"], row["name"], row["login"], row["password"], state)
+    return Database(**{**dict(row), "state": state})
 
 
 def _lease_row(lease: Lease) -> Mapping[str, Any]:
@@ -244,6 +302,7 @@ def _lease_row(lease: Lease) -> Mapping[str, Any]:
         "end_reason": lease.end_reason,
         "idempotency_key": lease.idempotency_key,
         "request_digest": lease.request_digest,
+        "builds": lease.builds,
     }
 
 
@@ -262,4 +321,5 @@ def _lease(row: sqlite3.Row) -> Lease:
         end_reason=row["end_reason"],
         idempotency_key=row["idempotency_key"],
         request_digest=row["request_digest"],
+        builds=row["builds"],
     )

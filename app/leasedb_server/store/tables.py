@@ -30,15 +30,38 @@ class ServerRow(SQLModel, table=True):
     error: str
     endpoint: str | None  # JSON
     versions: str | None  # JSON
+    edition: str
+    exclusive: bool
 
 
 class TemplateRow(SQLModel, table=True):
     __tablename__ = "template"
     id: str = Field(primary_key=True)
-    server_id: str
     name: str
+    edition: str
+    fingerprint: str
+    parent: str
+    origin: str
+    created_at: float
+    used_at: float
+    state: str
+    size: int | None
+    layout: str
+    kept: int
+    builder: str | None
+    until_lease: str | None
+    fault: str | None  # JSON
+    notes: str  # JSON
+
+
+class CopyRow(SQLModel, table=True):
+    __tablename__ = "copy"
+    id: str = Field(primary_key=True)
+    server_id: str
+    template: str
     database: str
     state: str
+    source: str | None
 
 
 class DatabaseRow(SQLModel, table=True):
@@ -50,6 +73,7 @@ class DatabaseRow(SQLModel, table=True):
     login: str
     password: str
     state: str
+    partner: str | None
 
 
 class LeaseRow(SQLModel, table=True):
@@ -69,6 +93,7 @@ class LeaseRow(SQLModel, table=True):
     end_reason: str
     idempotency_key: str | None
     request_digest: str | None
+    builds: str | None
 
 
 def create(path: Path) -> None:
@@ -86,5 +111,5 @@ def create(path: Path) -> None:
 
 def columns() -> Mapping[str, tuple[str, ...]]:
     """Return the names of the columns, by table."""
-    rows = (DaemonRow, ServerRow, TemplateRow, DatabaseRow, LeaseRow)
+    rows = (DaemonRow, ServerRow, TemplateRow, CopyRow, DatabaseRow, LeaseRow)
     return {str(row.__tablename__): tuple(row.model_fields) for row in rows}

@@ -1,0 +1,14 @@
+"""Why a template could not be built."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """``statement`` and ``line`` of the text count from 1; ``sql`` is the beginning of the statement."""
+
+    message: str
+    sqlstate: str | None = None
+    statement: int | None = None
+    line: int | None = None
+    sql: str | None = None
