@@ -2,25 +2,42 @@
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import platformdirs
-from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, ByteSize, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 
+from leasedb_server.domain.edition import image_with_vector
 from leasedb_server.domain.errors import StartupError
 
 PREFIX: Final = "LEASEDB_"
 FILE: Final = "leasedb.toml"
 
+_MAJOR: Final = r"^\d{2}$"
+_REFERENCE: Final = re.compile(r"[!-~]+")  # an engine looks at the rest
+
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _apart(value: object) -> object:
+    """Return a list as texts: in the environment and as a flag it is written with commas, a file may have numbers."""
+    if isinstance(value, str):
+        return [word for part in value.split(",") if (word := part.strip())]
+    return [str(word) for word in value] if isinstance(value, list) else value
+
+
+# NoDecode: the environment is read as JSON else
+Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_apart)]
 
 
 def _default_state_dir() -> Path:
@@ -50,7 +67,14 @@ class Settings(BaseSettings):
     existing_dsn: SecretStr | None = Field(None, description="DSN of a server that exists; makes auto use it")
     pg_bin: Path | None = Field(None, description="bin folder of an installed Postgres with pgvector, for embedded")
     postgres: str = Field(
-        "18", pattern=r"^\d{2}$", description="major version of Postgres, for embedded and for the default image"
+        "18", pattern=_MAJOR, description="major version of Postgres, for embedded and for the default image"
+    )
+    versions: Listed = Field(
+        default_factory=tuple, description="further major versions that callers may ask for, as in 16,17"
+    )
+    images: Listed = Field(
+        default_factory=tuple,
+        description="further images that callers may ask for, separated by commas, for the container backend",
     )
     pool_servers: int = Field(1, ge=1, le=64, description="servers to run")
     pool_ready: int = Field(10, ge=0, le=10_000, description="databases to keep ready of a template in use, at least")
@@ -58,6 +82,17 @@ class Settings(BaseSettings):
         50, ge=0, le=10_000, description="databases to keep ready of a template at most (pool_ready if that is more)"
     )
     pool_max: int = Field(200, ge=1, le=10_000, description="most databases in existence at once, over all servers")
+    pool_exclusive: int = Field(0, ge=0, le=16, description="servers to keep ready for exclusive leases")
+    # the defaults stand here because they are texts, which the help and the README then show
+    template_budget: Annotated[
+        ByteSize,
+        Field(
+            default="4GB", ge=0, description="disk and memory that all templates may take together, kept files included"
+        ),
+    ]
+    template_upload_max: Annotated[
+        ByteSize, Field(default="1GB", ge=1, description="the longest SQL text that a template is made of")
+    ]
     memory_limit: ByteSize | None = Field(
         None,
         ge=0,
@@ -72,6 +107,7 @@ class Settings(BaseSettings):
     orphan_timeout: Annotated[float, Field(ge=1, allow_inf_nan=False)] = Field(
         600, description="seconds without a daemon after which its servers stop by themselves"
     )
+    integresql: bool = Field(False, description="whether IntegreSQL's API is served too, below /api/v1; loopback only")
     log_format: Literal["text", "json"] = Field("text", description="how log lines look")
 
     @field_validator("state_dir", "pg_bin")
@@ -86,6 +122,24 @@ class Settings(BaseSettings):
             raise ValueError("a token goes into an HTTP header: visible ASCII characters only")
         return token
 
+    @field_validator("versions")
+    @classmethod
+    def _majors(cls, versions: tuple[str, ...]) -> tuple[str, ...]:
+        for version in versions:
+            if not re.fullmatch(_MAJOR, version):
+                raise ValueError(f"{version!r} is no major version of Postgres, such as 17")
+        return tuple(dict.fromkeys(versions))
+
+    @field_validator("images")
+    @classmethod
+    def _references(cls, images: tuple[str, ...]) -> tuple[str, ...]:
+        for image in images:
+            if not _REFERENCE.fullmatch(image):
+                raise ValueError(f"{image!r} is no reference of an image, such as pgvector/pgvector:pg17")
+            if image.isdecimal():
+                raise ValueError(f"{image!r} looks like a version: write it as library/{image}")
+        return tuple(dict.fromkeys(images))
+
     @model_validator(mode="after")
     def _fits_together(self) -> "Settings":
         if not self.loopback and not (self.token and self.token.get_secret_value()):
@@ -95,6 +149,13 @@ class Settings(BaseSettings):
             )
         if self.backend == "existing" and self.existing_dsn is None:
             raise ValueError(f"backend existing needs {PREFIX}EXISTING_DSN, as in postgresql://user:password@host/db")
+        if self.integresql and not self.loopback:
+            raise ValueError(
+                f"IntegreSQL's API knows no tokens, so it is served on loopback only, and host is {self.host}: listen "
+                f"on 127.0.0.1, or leave {PREFIX}INTEGRESQL out"
+            )
+        if self.integresql and self.token and self.token.get_secret_value():
+            raise ValueError(f"IntegreSQL's clients cannot send a token: leave {PREFIX}TOKEN or {PREFIX}INTEGRESQL out")
         if self.default_ttl > self.max_ttl:
             raise ValueError(f"default_ttl ({self.default_ttl:g}) is larger than max_ttl ({self.max_ttl:g})")
         return self
@@ -110,7 +171,7 @@ class Settings(BaseSettings):
 
     @property
     def used_image(self) -> str:
-        return self.image or f"pgvector/pgvector:pg{self.postgres}"
+        return self.image or image_with_vector(self.postgres)
 
     @classmethod
     def settings_customise_sources(

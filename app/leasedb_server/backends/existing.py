@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from leasedb_server.domain.edition import Editions
+from leasedb_server.domain.errors import ServerStartError
 from leasedb_server.domain.server import Endpoint
 from leasedb_server.ports import Progress
 
@@ -17,14 +19,23 @@ class ExistingBackend:
     endpoint: Endpoint
     kind: str = field(default="existing", init=False)
     disposable: bool = field(default=False, init=False)
+    confined: bool = field(default=True, init=False)
     limit: int | None = field(default=1, init=False)
+    editions: Editions = field(default=Editions(None, None), init=False)
 
     async def check(self, progress: Progress, *, fetch: bool = True) -> str:
         del progress, fetch  # there is nothing to fetch
         return f"the existing server at {self.endpoint.host}:{self.endpoint.port}"
 
-    async def start(self, name: str) -> Endpoint:
+    async def start(self, name: str, edition: str = "") -> Endpoint:
+        """Return where the server is.
+
+        Raises:
+            ServerStartError: another edition than its own is asked for.
+        """
         del name
+        if edition:
+            raise ServerStartError(f"The existing server is what it is, and cannot be {edition}.")
         return self.endpoint
 
     async def alive(self, name: str) -> bool:

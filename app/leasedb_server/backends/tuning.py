@@ -25,6 +25,8 @@ _TUNING = {
     "superuser_reserved_connections": "10",
     # The log lies beside the databases, often in memory, and nothing is ever recovered from it.
     "max_wal_size": "256MB",
+    # DROP DATABASE waits for every process, also for one whose client stands still in the middle of logging in.
+    "authentication_timeout": "10s",
     # For code under test that commits in two phases; a slot costs less than a kilobyte.
     "max_prepared_transactions": "64",
     # A worker inside a template or a condemned database collides with CREATE and DROP DATABASE. Databases live

@@ -1,11 +1,12 @@
 """Connections to servers: where a DSN leads, logging in, and a driver's errors in our words."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Final, LiteralString
 
 import psycopg
-from psycopg import pq
+from psycopg import pq, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
 from psycopg_pool import PoolClosed, PoolTimeout
@@ -80,7 +81,17 @@ def conninfo(endpoint: Endpoint, dbname: str | None = None) -> str:
 
 @contextlib.asynccontextmanager
 async def direct(endpoint: Endpoint, dbname: str | None = None) -> AsyncIterator[Connection]:
-    connection = await psycopg.AsyncConnection.connect(conninfo(endpoint, dbname), autocommit=True)
+    """Lend a connection of its own."""
+    connecting = asyncio.ensure_future(psycopg.AsyncConnection.connect(conninfo(endpoint, dbname), autocommit=True))
+    try:
+        connection = await asyncio.shield(connecting)
+    except asyncio.CancelledError:
+        # Cut off half-way, its socket would stay open, and while a process of Postgres 18 waits for a password, no
+        # database can be dropped.
+        await asyncio.wait([connecting])
+        if not connecting.cancelled() and connecting.exception() is None:
+            await connecting.result().close()
+        raise
     async with connection:
         yield connection
 
@@ -102,6 +113,14 @@ def as_ours(what: str, error: psycopg.Error) -> LeasedbError:
     if not code or code.startswith(("08", "57P")):
         return ServerUnreachableError(f"{what} cannot be reached: {message}.")
     return ServerRefusedError(f"{what} refused: {message} (SQLSTATE {code}).", sqlstate=code)
+
+
+def program(command: str) -> sql.Composed:
+    """Return the statement that has the server run a command of its shell, in the data directory.
+
+    The command has to read what it is sent, or Postgres fails to send it.
+    """
+    return sql.SQL("COPY (SELECT) TO PROGRAM {}").format(sql.Literal(f"cat >/dev/null; {command}"))
 
 
 async def column(connection: Connection, query: LiteralString, *values: str) -> list[str]:

@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import psycopg
-from psycopg import sql
 
 from leasedb_server.domain.server import Endpoint
-from leasedb_server.postgres.connecting import Connection
+from leasedb_server.postgres.connecting import Connection, program
 
 _BLOCK: Final = 1024
 _MANY: Final = 300  # databases; each has some 230 files
@@ -38,10 +37,10 @@ class Gauge:
             return
         report = f"{self.endpoint.heartbeat}.room"
         # Postgres works in its data directory
-        places = [_quoted(self.endpoint.overflow), "."] if self.endpoint.overflow else ["."]
-        command = f'for place in {" ".join(places)}; do df -Pk "$place" | tail -n 1; done > {_quoted(report)}'
+        places = [quoted(self.endpoint.overflow), "."] if self.endpoint.overflow else ["."]
+        command = f'for place in {" ".join(places)}; do df -Pk "$place" | tail -n 1; done > {quoted(report)}'
         try:
-            await connection.execute(sql.SQL("COPY (SELECT) TO PROGRAM {}").format(sql.Literal(command)))
+            await connection.execute(program(command))
         except psycopg.errors.ExternalRoutineException:  # the report itself found no room
             self.room = Room(disk=0) if self.endpoint.memory is None else Room(memory=0, disk=self.room.disk)
             return
@@ -92,5 +91,5 @@ def _available(meminfo: str) -> int | None:
     return None
 
 
-def _quoted(path: str | None) -> str:
+def quoted(path: str | None) -> str:
     return "'" + (path or "").replace("'", "'\\''") + "'"

@@ -3,18 +3,20 @@
 import asyncio
 import functools
 import logging
+import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from leasedb_server.backends.container.finding import find
 from leasedb_server.backends.container.launching import Launch, from_prepared, self_made
 from leasedb_server.backends.container.preparing import PreparedImages
-from leasedb_server.backends.container.pulling import image_there
+from leasedb_server.backends.container.pulling import OTHERWISE, image_there
 from leasedb_server.backends.container.settings import DAEMON_LABEL, SERVER_LABEL, ContainerSettings
 from leasedb_server.backends.container.spec import Container, Image, RefusedError
 from leasedb_server.backends.container.tail import Tail
 from leasedb_server.backends.memory import granted
+from leasedb_server.domain.edition import Editions
 from leasedb_server.domain.errors import (
     BackendUnavailableError,
     LeasedbError,
@@ -35,23 +37,49 @@ _LAST_LINES: Final = 20
 _LAST_WORDS: Final = 3.0  # seconds for the output of a dead container to arrive
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A server to start from an image; ``given_up`` is set when it is not wanted any more."""
+
+    name: str
+    image: str
+    edition: str
+    given_up: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def otherwise(self) -> str:
+        """What can be done when it does not work with this image."""
+        if not self.edition:
+            return OTHERWISE
+        return f"take {self.edition} out of LEASEDB_{'VERSIONS' if self.edition.isdecimal() else 'IMAGES'}"
+
+
 class ContainerBackend:
     """Implements ``ports.ServerBackend`` on Docker and on Podman."""
 
     kind: Final = "container"
     disposable: Final = True
+    confined: Final = True
     limit: Final = None
 
     def __init__(self, settings: ContainerSettings) -> None:
         self._settings = settings
         self._engine: Engine | None = None
-        self._image: Image | None = None
+        self._images: dict[str, Image] = {}  # as last seen, by the name in the settings
         self._looking = asyncio.Lock()
         self._tails: dict[str, Tail] = {}
         # starts under way, also those whose caller was cancelled: a thread cannot be
-        self._starting: dict[str, asyncio.Future[Endpoint]] = {}
+        self._starting: dict[str, tuple[_Wanted, asyncio.Future[Endpoint]]] = {}
         self._checks: set[asyncio.Future[None]] = set()
         self._prepared = PreparedImages(settings)
+
+    @property
+    def editions(self) -> Editions:
+        """See ``ServerBackend.editions``. Whether a further image can be had shows when it is first asked for."""
+        settings = self._settings
+        seen = self._images.get(settings.image)
+        major = settings.major or (seen.major if seen else None)
+        return Editions(major, settings.image, settings.versions, settings.images)
 
     async def check(self, progress: Progress, *, fetch: bool = True) -> str:
         """See ``ServerBackend.check``; pulls the image when the engine does not have it, and prepares it."""
@@ -67,17 +95,27 @@ class ContainerBackend:
         await asyncio.shield(check)
         return f"{engine.title} with the image {self._settings.image}"
 
-    async def start(self, name: str) -> Endpoint:
-        """See ``ServerBackend.start``. What the server prints is kept until ``stop``, even when the start fails."""
+    async def start(self, name: str, edition: str = "") -> Endpoint:
+        """See ``ServerBackend.start``; an image that the engine does not have is pulled, and prepared, at its first.
+
+        What the server prints is kept until ``stop``, even when the start fails.
+        """
         parsed = Name.parse(name)
         if parsed is None or parsed.daemon != self._settings.daemon or parsed.kind is not Kind.SERVER:
             raise ValueError(f"{name!r} is not a name for a server of the daemon {self._settings.daemon}")
+        image = self._settings.image_of(edition)
+        if image is None:
+            raise ServerStartError(
+                f"There are no servers of {edition} here.",
+                hint="LEASEDB_VERSIONS and LEASEDB_IMAGES say what there is.",
+            )
         try:
             engine = await self._reached(_silent)
         except BackendUnavailableError as error:
             raise ServerStartError(error.detail, hint=error.hint) from error
-        start = asyncio.ensure_future(asyncio.to_thread(self._start, engine, name))
-        self._starting[name] = start
+        wanted = _Wanted(name, image, edition)
+        start = asyncio.ensure_future(asyncio.to_thread(self._start, engine, wanted))
+        self._starting[name] = wanted, start
         start.add_done_callback(functools.partial(self._started, name))
         return await asyncio.shield(start)
 
@@ -93,7 +131,9 @@ class ContainerBackend:
 
     async def stop(self, name: str) -> None:
         """See ``ServerBackend.stop``. A container that is not this daemon's is left alone, whatever its name."""
-        if under_way := self._starting.get(name):
+        if starting := self._starting.get(name):
+            wanted, under_way = starting
+            wanted.given_up.set()
             await asyncio.wait([under_way])
         engine = await self._reachable()
         if found := await asyncio.to_thread(self._mine, engine, name):
@@ -139,7 +179,10 @@ class ContainerBackend:
 
     async def close(self) -> None:
         """See ``ServerBackend.close``. What is being prepared is given up."""
-        under_way: set[asyncio.Future[Endpoint] | asyncio.Future[None]] = {*self._starting.values(), *self._checks}
+        under_way: set[asyncio.Future[Endpoint] | asyncio.Future[None]] = {*self._checks}
+        for wanted, start in self._starting.values():
+            wanted.given_up.set()
+            under_way.add(start)
         if under_way:
             if self._engine:
                 await asyncio.to_thread(self._prepared.abandon, self._engine)
@@ -176,10 +219,11 @@ class ContainerBackend:
             check.exception()  # seen, also when the caller was cancelled
 
     def _check(self, engine: "Engine", report: Callable[[str], None], *, fetch: bool) -> None:
-        self._image = image_there(engine, self._settings.image, report, fetch=fetch)
+        name = self._settings.image
+        image = self._images[name] = image_there(engine, name, report, fetch=fetch)
         if fetch:
             try:
-                self._prepared.get(engine, self._image, report)
+                self._prepared.get(engine, image, report)
                 engine.memory()  # asked once; some engines take a fifth of a second to tell
             except (RefusedError, ServerUnreachableError) as error:
                 raise BackendUnavailableError(_detail(error), hint=_hint(error)) from error
@@ -197,11 +241,12 @@ class ContainerBackend:
         found = _answered(engine.title, lambda: engine.find(name, glance=glance))
         return found if found and found.name == name and self._is_mine(found) else None
 
-    def _start(self, engine: "Engine", name: str) -> Endpoint:
+    def _start(self, engine: "Engine", wanted: _Wanted) -> Endpoint:
+        name = wanted.name
         try:
-            launch, container_id = self._created(engine, name)
+            launch, container_id = self._created(engine, wanted)
         except (RefusedError, LeasedbError) as error:
-            self._image = None  # it may have been deleted: look again next time
+            self._images.pop(wanted.image, None)  # it may have been deleted: look again next time
             raise ServerStartError(f"No container {name} could be made: {_detail(error)}", hint=_hint(error)) from error
         tail: Tail | None = None
         try:
@@ -213,21 +258,25 @@ class ContainerBackend:
             why = f"its container ended at once{f' with exit code {found.exit_code}' if found else ''}"
         except (RefusedError, ServerUnreachableError) as error:
             why = _detail(error)
-        raise self._failed(engine, name, container_id, why, tail)
+        raise self._failed(engine, wanted, container_id, why, tail)
 
-    def _created(self, engine: "Engine", name: str) -> tuple[Launch, str]:
+    def _created(self, engine: "Engine", wanted: _Wanted) -> tuple[Launch, str]:
         """Make the container, from the prepared state if at all possible."""
         # the name may stand for another image than when it was looked at last
-        image = engine.image(self._settings.image) or self._image
-        image = self._image = image or image_there(engine, self._settings.image, log.info)
-        launch = self._launch(engine, name, image)
+        image = engine.image(wanted.image) or self._images.get(wanted.image)
+        image = self._images[wanted.image] = image or image_there(
+            engine, wanted.image, log.info, given_up=wanted.given_up.is_set, otherwise=wanted.otherwise
+        )
+        if wanted.given_up.is_set():
+            raise RefusedError("the start was given up")
+        launch = self._launch(engine, wanted.name, image)
         try:
             return launch, engine.create(launch.spec)
         except RefusedError:
             if engine.image(launch.spec.image):
                 raise
             self._prepared.forget()  # somebody deleted it
-        launch = self._launch(engine, name, image)
+        launch = self._launch(engine, wanted.name, image)
         return launch, engine.create(launch.spec)
 
     def _launch(self, engine: "Engine", name: str, image: Image) -> Launch:
@@ -238,7 +287,9 @@ class ContainerBackend:
             self._settings, name, prepared, granted(self._settings.memory, engine.memory(), self._settings.servers)
         )
 
-    def _failed(self, engine: "Engine", name: str, container_id: str, why: str, tail: Tail | None) -> ServerStartError:
+    def _failed(
+        self, engine: "Engine", wanted: _Wanted, container_id: str, why: str, tail: Tail | None
+    ) -> ServerStartError:
         """Take the container away and return the error that says all that is known."""
         if tail:
             tail.wait(_LAST_WORDS)  # before the removal, which cuts it off
@@ -248,11 +299,10 @@ class ContainerBackend:
             why = f"{why}; its container could not be removed either: {_detail(error)}"
         lines = tail.lines(_LAST_LINES) if tail else []
         said = "Its last lines:\n" + "\n".join(lines) + "\n" if lines else "It printed nothing."
-        image = self._settings.image
         return ServerStartError(
-            f"The server {name} did not start: {why.rstrip('.')}. {said}",
-            hint=f"Try the image by hand ('docker run --rm -e POSTGRES_PASSWORD=x {image}'), or name another one "
-            "with LEASEDB_IMAGE, or use LEASEDB_BACKEND=embedded.",
+            f"The server {wanted.name} did not start: {why.rstrip('.')}. {said}",
+            hint=f"Try the image by hand ('docker run --rm -e POSTGRES_PASSWORD=x {wanted.image}'), or "
+            f"{wanted.otherwise}.",
         )
 
 

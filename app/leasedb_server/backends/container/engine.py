@@ -68,12 +68,15 @@ class Engine:
         data_dir = environment.get("PGDATA") or "/var/lib/postgresql/data"
         volumes = config.get("Volumes") or {}
         covered = any(f"{data_dir}/".startswith(f"{volume.rstrip('/')}/") for volume in volumes)
+        major = environment.get("PG_MAJOR", "")  # of the official image, and of those built upon it
         return Image(
             id=found["Id"],
+            name=name,
             entrypoint=tuple(config.get("Entrypoint") or ()),
             data_dir=data_dir,
             volume=covered,
             labels=config.get("Labels") or {},
+            major=major if major.isdecimal() else None,
         )
 
     def images(self, label: str) -> list[ListedImage]:

@@ -78,7 +78,7 @@ def self_made(settings: ContainerSettings, name: str, image: Image) -> Launch:
     password = new_password()
     spec = Spec(
         name=name,
-        image=settings.image,
+        image=image.name,
         command=_guarded(settings, [*image.entrypoint, *_postgres()]),
         environment={
             "POSTGRES_USER": SUPERUSER,

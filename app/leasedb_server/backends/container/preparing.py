@@ -43,7 +43,7 @@ _SOURCE_LABEL: Final = "leasedb.prepared.source"
 _OWNER_LABEL: Final = "leasedb.prepared.owner"
 _PASSWORD_LABEL: Final = "leasedb.prepared.password"  # noqa: S105 - the name of a label
 
-_LAYOUT: Final = 1  # of what a prepared image holds besides the texts below
+_LAYOUT: Final = 2  # of what a prepared image holds besides the texts below
 _PLACE: Final = "/leasedb/making"  # in memory where that is granted, which is several times as fast as some disks
 _DATA: Final = f"{_PLACE}/data"
 _MARK: Final = "leasedb: prepared for "
@@ -84,6 +84,8 @@ done
 printf '%s' "$sql" | PGPASSWORD=$POSTGRES_PASSWORD psql -X -q -v ON_ERROR_STOP=1 -U {SUPERUSER} -d postgres >/dev/null
 kill -INT "$server"
 wait "$server"
+# Nothing here is read again after a crash, and with checksums files could not be exchanged between servers.
+pg_checksums --disable --no-sync -D {_DATA} >/dev/null 2>&1 || :
 printf '%s' "$rules" >{_DATA}/pg_hba.conf
 keep=$(LC_ALL=C pg_controldata {_DATA} | sed -n "s/^Latest checkpoint's REDO WAL file: *//p")
 for file in {_DATA}/pg_wal/*; do
@@ -112,13 +114,13 @@ class Prepared:
 
 
 class PreparedImages:
-    """Makes and finds the prepared image for the user's image. Everything here blocks, and is safe in threads."""
+    """Makes and finds the prepared images for the user's images. Everything here blocks, and is safe in threads."""
 
     def __init__(self, settings: ContainerSettings) -> None:
         self._settings = settings
         self._limit = max(_LEAST_LIMIT, settings.start_timeout)
         self._lock = threading.Lock()
-        self._known: tuple[str, Prepared] | None = None
+        self._known: dict[str, Prepared] = {}
         self._refused: set[str] = set()  # keys of images that cannot be prepared: not tried, and told, again
         self._abandoned = threading.Event()
         self.at_work = ""  # the name of the preparing container, while there is one
@@ -130,25 +132,27 @@ class PreparedImages:
             ServerUnreachableError: the engine went away, or `abandon` was called.
         """
         key = _key(source)
+        if known := self._known.get(key):  # asked before the lock, under which another image may be prepared
+            return known
         with self._lock:
-            if self._known and self._known[0] == key:
-                return self._known[1]
+            if known := self._known.get(key):
+                return known
             if key in self._refused:
                 return None
             try:
                 prepared = _found(engine, key) or self._made(engine, source, key, report)
             except RefusedError as error:
                 if self._abandoned.is_set():
-                    raise ServerUnreachableError(f"Preparing {self._settings.image} was given up.") from error
+                    raise ServerUnreachableError(f"Preparing {source.name} was given up.") from error
                 self._refused.add(key)
-                report(f"{self._settings.image} was not prepared, so servers take longer to start: {error}")
+                report(f"{source.name} was not prepared, so servers take longer to start: {error}")
                 return None
-            self._known = key, prepared
+            self._known[key] = prepared
             return prepared
 
     def forget(self) -> None:
-        """Look again next time: somebody may have deleted the image."""
-        self._known = None
+        """Look again next time: somebody may have deleted an image."""
+        self._known.clear()
 
     def clean(self, engine: "Engine") -> list[str]:
         """Take away all prepared images that nothing uses, whoever made them; return a line for each."""
@@ -171,7 +175,7 @@ class PreparedImages:
 
     def _made(self, engine: "Engine", source: Image, key: str, report: Callable[[str], None]) -> Prepared:
         began = time.monotonic()
-        image = self._settings.image
+        image = source.name
         report(f"Preparing {image}; this is done once.")
         # named and labelled like a server, so that a sweep takes it
         name = self.at_work = str(Name(self._settings.daemon, Kind.SERVER, new_ident()))

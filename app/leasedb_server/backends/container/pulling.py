@@ -10,6 +10,7 @@ from leasedb_server.domain.errors import BackendUnavailableError, ServerUnreacha
 if TYPE_CHECKING:  # the Docker SDK is imported when an engine is looked for
     from leasedb_server.backends.container.engine import Engine
 
+OTHERWISE: Final = "name another image with LEASEDB_IMAGE, or use LEASEDB_BACKEND=embedded"
 _PAUSE: Final = 2.0  # seconds between two lines
 _MEGABYTE: Final = 1_000_000
 _DOWNLOADED: Final = {"Verifying Checksum", "Download complete", "Extracting", "Pull complete"}
@@ -21,14 +22,22 @@ class PullProgress:
     Podman sends texts without figures; then only the beginning, the seconds and the end are told.
     """
 
-    def __init__(self, image: str, report: Callable[[str], None]) -> None:
+    def __init__(self, image: str, report: Callable[[str], None], given_up: Callable[[], bool]) -> None:
         self._image = image
         self._report = report
+        self._given_up = given_up
         self._layers: dict[str, tuple[int, int]] = {}  # bytes there, bytes in all
         self._began = self._told = time.monotonic()
         report(f"Pulling {image}; this is done once.")
 
     def event(self, event: Mapping[str, Any]) -> None:
+        """Take in what the engine tells next.
+
+        Raises:
+            RefusedError: the pull was given up; it ends when nobody reads its events any more.
+        """
+        if self._given_up():
+            raise RefusedError("it was given up")
         layer, status = str(event.get("id") or ""), event.get("status")
         detail = event.get("progressDetail") or {}
         if status == "Downloading" and detail.get("total"):
@@ -52,8 +61,18 @@ class PullProgress:
         return f"Pulling {self._image}: {there / _MEGABYTE:.0f} of {total / _MEGABYTE:.0f} MB, {there * 100 // total}%."
 
 
-def image_there(engine: "Engine", name: str, report: Callable[[str], None], *, fetch: bool = True) -> Image:
+def image_there(
+    engine: "Engine",
+    name: str,
+    report: Callable[[str], None],
+    *,
+    fetch: bool = True,
+    given_up: Callable[[], bool] = lambda: False,
+    otherwise: str = OTHERWISE,
+) -> Image:
     """Return the image, pulled when the engine does not have it and ``fetch`` allows it; blocks.
+
+    A pull ends soon after it is ``given_up``. ``otherwise`` is what can be done when it does not work.
 
     Raises:
         BackendUnavailableError: there is none, with the reason.
@@ -66,20 +85,19 @@ def image_there(engine: "Engine", name: str, report: Callable[[str], None], *, f
                 hint=f"'leasedb serve' pulls it, or 'docker pull {name}' (or podman pull) does now.",
             )
         if image is None:
-            pull = PullProgress(name, report)
+            pull = PullProgress(name, report, given_up)
             engine.pull(name, pull.event)
             pull.done()
             image = engine.image(name)
     except RefusedError as error:
         raise BackendUnavailableError(
             f"{engine.title} has no image {name}, and it cannot be pulled: {error}.",
-            hint=f"'docker pull {name}' (or podman pull) must work; or name another image with LEASEDB_IMAGE, "
-            "or use LEASEDB_BACKEND=embedded.",
+            hint=f"'docker pull {name}' (or podman pull) must work; or {otherwise}.",
         ) from error
     except ServerUnreachableError as error:
         raise BackendUnavailableError(error.detail, hint=error.hint) from error
     if image is None:
         raise BackendUnavailableError(
-            f"{engine.title} pulled {name} but does not know it.", hint="Name it in full with LEASEDB_IMAGE."
+            f"{engine.title} pulled {name} but does not know it.", hint="Name it in full, with its registry."
         )
     return image

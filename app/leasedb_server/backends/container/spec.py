@@ -10,13 +10,18 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """``data_dir`` is where Postgres's data goes, ``volume`` says whether the image makes that a volume by itself."""
+    """``data_dir`` is where Postgres's data goes, ``volume`` says whether the image makes that a volume by itself.
+
+    ``name`` is the one that it was asked for by; ``major`` the version of Postgres that it claims to have, if any.
+    """
 
     id: str
+    name: str
     entrypoint: tuple[str, ...]
     data_dir: str
     volume: bool
     labels: Mapping[str, str] = field(repr=False)
+    major: str | None
 
 
 @dataclass(frozen=True, slots=True)

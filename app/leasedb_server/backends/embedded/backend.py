@@ -15,7 +15,6 @@ from leasedb_server.backends.embedded import prepared as preparing
 from leasedb_server.backends.embedded import segments
 from leasedb_server.backends.embedded.account import Account, remove
 from leasedb_server.backends.embedded.areas import Areas, Home, memory_room
-from leasedb_server.backends.embedded.binaries import Installation, find
 from leasedb_server.backends.embedded.copying import copied
 from leasedb_server.backends.embedded.launch import (
     HOST,
@@ -28,10 +27,12 @@ from leasedb_server.backends.embedded.launch import (
     tail,
 )
 from leasedb_server.backends.embedded.place import Place, settle, settled_before
-from leasedb_server.backends.embedded.prepared import Cache, Prepared
+from leasedb_server.backends.embedded.prepared import Prepared
 from leasedb_server.backends.embedded.running import PidFile, end, postmaster_runs
 from leasedb_server.backends.embedded.running import find as find_processes
+from leasedb_server.backends.embedded.sources import Source, Sources
 from leasedb_server.backends.memory import granted
+from leasedb_server.domain.edition import DEFAULT, Editions
 from leasedb_server.domain.errors import (
     BackendUnavailableError,
     LeasedbError,
@@ -61,6 +62,7 @@ class EmbeddedSettings:
         memory: bytes of memory that the files of a server's databases may take; 0 for none, they lie below ``root``
             then; None for a share of what is free.
         servers: how many servers share the machine.
+        versions: further major versions that callers may ask for.
     """
 
     daemon: str
@@ -71,6 +73,7 @@ class EmbeddedSettings:
     orphan_timeout: float = 600.0
     memory: int | None = None
     servers: int = 1
+    versions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +82,8 @@ class _Ground:
 
     place: Place
     areas: Areas
-    installation: Installation
-    cache: Cache
+    sources: Sources
+    versions: tuple[str, ...]  # further ones that there are programs of
 
 
 class EmbeddedBackend:
@@ -92,6 +95,7 @@ class EmbeddedBackend:
 
     kind = "embedded"
     disposable = True
+    confined = os.geteuid() == 0  # then Postgres runs as another user
     limit = None
 
     def __init__(self, settings: EmbeddedSettings, choose_port: Callable[[], int] = free_port) -> None:
@@ -101,25 +105,35 @@ class EmbeddedBackend:
         self._lock = threading.Lock()
         self._ground: _Ground | None = None
         self._place: tuple[Place, Areas] | None = None
+        self._sources: Sources | None = None
         self._running: dict[str, Running] = {}  # those started by this object and not yet stopped
         self._starting: set[str] = set()
         self._under_way: set[str] = set()  # those whose directories are being made
+
+    @property
+    def editions(self) -> Editions:
+        """See `ports.ServerBackend`. Versions without programs are left out once `check` has looked."""
+        ground = self._ground
+        if ground is None:
+            return Editions(self._settings.postgres, None, self._settings.versions)
+        return Editions(ground.sources.major, None, ground.versions)
 
     async def check(self, progress: Progress, *, fetch: bool = True) -> str:
         """See `ports.ServerBackend`. What an earlier run left half made is removed."""
         del fetch  # a wheel is installed by hand
         progress("looking for Postgres programs with pgvector")
         ground = await asyncio.to_thread(self._check)
-        line = f"Postgres {ground.installation.version} from {ground.installation.source}"
+        installation = ground.sources.get(DEFAULT).installation
+        line = f"Postgres {installation.version} from {installation.source}"
         if ground.areas.account.switched:
             line += f", run as the user {ground.areas.account.name}"
         return f"{line}; {ground.place.note}" if ground.place.note else line
 
-    async def start(self, name: str) -> Endpoint:
+    async def start(self, name: str, edition: str = "") -> Endpoint:
         """See `ports.ServerBackend`. The server takes connections when this returns."""
         given_up = threading.Event()
         self._starting.add(name)
-        work = asyncio.ensure_future(asyncio.to_thread(self._start, name, given_up.is_set))
+        work = asyncio.ensure_future(asyncio.to_thread(self._start, name, edition, given_up.is_set))
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
@@ -166,7 +180,7 @@ class EmbeddedBackend:
         """See `ports.ServerBackend`."""
         ground = self._ground
         if ground is not None:
-            await asyncio.to_thread(ground.cache.close, _CLOSE_LIMIT)
+            await asyncio.to_thread(ground.sources.close, _CLOSE_LIMIT)
         while self._running:
             self._running.popitem()[1].close()
 
@@ -185,28 +199,30 @@ class EmbeddedBackend:
             self._place = None
         try:
             place, areas = self._settled()
-            installation = find(settings.postgres, settings.pg_bin, areas.account, place.path)
+            with self._lock:
+                sources = self._sources
+                if sources is None or (sources.place, sources.account) != (place.path, areas.account):
+                    sources = Sources(place.path, settings.daemon, areas.account, settings.postgres, settings.pg_bin)
+                    self._sources = sources
+            sources.look(DEFAULT)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise BackendUnavailableError(f"Postgres's programs could not be tried: {error}.") from error
-        with self._lock:
-            ground = self._ground
-            if ground is None or (ground.areas, ground.place, ground.installation) != (areas, place, installation):
-                cache = Cache(place.path, settings.daemon, areas.account, installation)
-                ground = self._ground = _Ground(place, areas, installation, cache)
-        ground.cache.clean()
+        ground = self._ground = _Ground(place, areas, sources, sources.available(settings.versions))
+        sources.clear()
         return ground
 
     def _home(self, name: str) -> Home:
         return self._settled()[1].home(name)
 
-    def _start(self, name: str, given_up: Callable[[], bool]) -> Endpoint:
+    def _start(self, name: str, edition: str, given_up: Callable[[], bool]) -> Endpoint:
         try:
             ground = self._ground
             if ground is None or not ground.place.path.is_dir():
                 ground = self._check()
             if any(os.path.lexists(home.path) for home in ground.areas.homes(name)):
                 raise ServerStartError(f"There is a server named {name} already.")
-            prepared = ground.cache.get()
+            source = self._source(ground, edition)
+            prepared = source.cache.get()
         except BackendUnavailableError as error:
             raise ServerStartError(error.detail, hint=error.hint) from error
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -214,25 +230,40 @@ class EmbeddedBackend:
         with self._lock:
             self._under_way.add(name)
         try:
-            endpoint = self._launch(name, ground, prepared, given_up)
+            endpoint = self._launch(name, ground, source, prepared, given_up)
             if given_up():
                 raise ServerStartError("The start was given up.")  # noqa: TRY301 - cleaned up after like any other
         except BaseException as error:
             with contextlib.suppress(ServerUnreachableError):  # then a later sweep has to
                 self._stop(name)
             if isinstance(error, ServerStartError) and not given_up():
-                ground.cache.distrust(prepared)
+                source.cache.distrust(prepared)
             raise
         finally:
             with self._lock:
                 self._under_way.discard(name)
-        ground.cache.finish()  # only now: it would take the processor from the start
+        source.cache.finish()  # only now: it would take the processor from the start
         return endpoint
 
-    def _launch(self, name: str, ground: _Ground, prepared: Prepared, given_up: Callable[[], bool]) -> Endpoint:
+    def _source(self, ground: _Ground, edition: str) -> Source:
+        if edition == DEFAULT:
+            return ground.sources.get(edition)
+        if edition not in ground.versions:
+            raise BackendUnavailableError(
+                f"There are no servers of Postgres {edition} here.", hint="LEASEDB_VERSIONS says what there is."
+            )
+        try:
+            return ground.sources.get(edition)
+        except BackendUnavailableError as error:
+            hint = f"Take {edition} out of LEASEDB_VERSIONS, or use LEASEDB_BACKEND=container."
+            raise BackendUnavailableError(error.detail, hint=hint) from error
+
+    def _launch(
+        self, name: str, ground: _Ground, source: Source, prepared: Prepared, given_up: Callable[[], bool]
+    ) -> Endpoint:
         """Try until a port was still free when Postgres came to listen on it."""
         for _ in range(_PORTS_TRIED):
-            home, manner = self._plan(name, ground)
+            home, manner = self._plan(name, ground, source)
             port = self._choose_port()
             with copied(
                 prepared, home, manner.account, overflow=manner.memory is not None, socket=manner.socket
@@ -262,7 +293,7 @@ class EmbeddedBackend:
             hint="See what takes so many ports on this machine.",
         )
 
-    def _plan(self, name: str, ground: _Ground) -> tuple[Home, Manner]:
+    def _plan(self, name: str, ground: _Ground, source: Source) -> tuple[Home, Manner]:
         """Decide where the server's files go, and make the directories for that which servers share."""
         settings, areas = self._settings, ground.areas
         with self._lock:  # so that nobody removes them again as empty
@@ -274,7 +305,7 @@ class EmbeddedBackend:
                 memory, home = None, areas.open(name, in_memory=False)
             socket = areas.open_sockets()
         return home, Manner(
-            ground.installation.postgres,
+            source.installation.postgres,
             areas.account,
             orphan_timeout=settings.orphan_timeout,
             start_timeout=settings.start_timeout,

@@ -77,6 +77,15 @@ def find(postgres: str | None, pg_bin: Path | None, account: Account, place: Pat
     return found
 
 
+def missing(major: str) -> str:
+    """Return why the wheel cannot serve this version, or an empty text; nothing is run for that."""
+    try:
+        _bundled(major)
+    except BackendUnavailableError as error:
+        return error.detail
+    return ""
+
+
 def unused_programs(place: Path) -> list[Path]:
     """Return the copies of programs below ``place`` that no process runs from."""
     running: set[Path] = set()

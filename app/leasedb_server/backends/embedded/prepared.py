@@ -7,6 +7,7 @@ import secrets
 import subprocess
 import sys
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,13 +113,10 @@ class Cache:
                 self._raw = self._background = None
             remove(home, self._account)
 
-    def clean(self) -> None:
-        """Remove what an earlier run of this daemon did not seal."""
+    def holds(self, home: Path) -> bool:
+        """Tell whether the directory is in the making here, or in use without being sealed yet."""
         with self._lock:
-            busy = {self._raw, self._making, self._whole}
-            for found in self._place.glob(f"prepared-*.{self._daemon}.*"):
-                if found not in busy and not (found / _SEALED).exists():
-                    remove(found, self._account)
+            return home in {self._raw, self._making, self._whole}
 
     def close(self, limit: float) -> None:
         """Wait at most ``limit`` seconds for a new directory to be sealed. No start may be under way any more."""
@@ -169,6 +167,13 @@ class Cache:
         for kind in (others, programs):
             for path in sorted(kind, key=_age)[_OTHERS_KEPT:]:
                 remove(path, self._account)
+
+
+def clear(place: Path, daemon: str, account: Account, caches: Collection[Cache]) -> None:
+    """Remove what an earlier run of this daemon did not seal: what none of its present caches knows."""
+    for found in place.glob(f"prepared-*.{daemon}.*"):
+        if not (found / _SEALED).exists() and not any(cache.holds(found) for cache in caches):
+            remove(found, account)
 
 
 def clean(place: Path, account: Account) -> list[str]:
