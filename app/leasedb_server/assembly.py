@@ -17,22 +17,33 @@ from leasedb_server.backends.existing import ExistingBackend
 from leasedb_server.background.loops import Soon
 from leasedb_server.background.supervisor import Daemon, run
 from leasedb_server.domain.demand import Demand
-from leasedb_server.domain.errors import LeasedbError, StartupError
+from leasedb_server.domain.errors import LeasedbError, StartupError, UnknownTemplateError
 from leasedb_server.domain.inventory import Inventory
 from leasedb_server.domain.lease import Instant
 from leasedb_server.domain.pool import Targets
 from leasedb_server.domain.setbacks import Setbacks
 from leasedb_server.ports import ServerBackend
 from leasedb_server.postgres import PostgresAdmin, endpoint_of
+from leasedb_server.postgres.occupying import occupied
 from leasedb_server.processes import LocalProcesses
 from leasedb_server.settings import Settings
 from leasedb_server.store import STORE_FILE, SqliteStore
+from leasedb_server.templatefiles import TemplateFolder
+from leasedb_server.usecases.attending import Attending
+from leasedb_server.usecases.copies import Copies
+from leasedb_server.usecases.exclusive import Exclusives
+from leasedb_server.usecases.integresql import LABEL, Integresql
 from leasedb_server.usecases.leasing import Leasing
 from leasedb_server.usecases.ledger import Ledger
 from leasedb_server.usecases.making import Making
+from leasedb_server.usecases.queueing import Queue, Want
+from leasedb_server.usecases.recovering import Recovering
+from leasedb_server.usecases.resetting import Resetting
 from leasedb_server.usecases.serving import Serving
+from leasedb_server.usecases.templating import Templating
 from leasedb_server.usecases.upkeep import Upkeep
 
+TEMPLATES: Final = "templates"  # folder of the state directory
 VERSION: Final = importlib.metadata.version("leasedb")
 LOOK_LIMIT: Final = 3.0  # seconds in which an existing server has to answer a doctor
 CLEANING: Final = "no address, for it is 'leasedb clean'"  # in the lock, where others have their URL
@@ -80,17 +91,13 @@ async def assembled(
         processes = LocalProcesses()
         most_ready = min(settings.pool_max, max(settings.pool_ready, settings.pool_ready_max))
         demand = Demand(min(settings.pool_ready, most_ready), most_ready)
-        leasing = Leasing(
-            ledger,
-            admin,
+        queue = Queue(
+            inventory,
             clock,
-            processes,
             setbacks=setbacks,
             demand=demand,
             refill=lambda: upkeep.refill(),  # noqa: PLW0108 - it is made below
-            max_ttl=settings.max_ttl,
             wake=wake.set,
-            wake_soon=Soon(wake),
         )
         serving = Serving(
             ledger,
@@ -101,28 +108,128 @@ async def assembled(
             others=others,
             start_timeout=settings.start_timeout,
         )
+        leasing = Leasing(
+            ledger,
+            admin,
+            clock,
+            processes,
+            queue,
+            editions=lambda: serving.editions,
+            throw_away=lambda server_id: exclusives.throw_away(server_id),  # noqa: PLW0108 - it is made below
+            max_ttl=settings.max_ttl,
+            wake=wake.set,
+            wake_soon=Soon(wake),
+        )
         making = Making(ledger, admin, clock, serving, setbacks=setbacks, daemon=daemon, wake=wake.set)
+        copies = Copies(
+            ledger,
+            admin,
+            clock,
+            serving,
+            TemplateFolder(settings.state_dir / TEMPLATES),
+            demand=demand,
+            waiting=queue.waiting_for,
+            refuse=lambda key: queue.fail(lambda want: _gone(want, key)),
+            setbacks=setbacks,
+            daemon=daemon,
+            budget=settings.template_budget,
+            wake=wake.set,
+        )
+        exclusives = Exclusives(
+            ledger,
+            admin,
+            clock,
+            serving=serving,
+            making=making,
+            copies=copies,
+            leasing=lambda: leasing,
+            setbacks=setbacks,
+            daemon=daemon,
+            warm=settings.pool_exclusive,
+            secured=settings.token is not None,
+            wake=wake.set,
+        )
+        templating = Templating(ledger, admin, clock, leasing, copies, daemon=daemon, wake=wake.set)
+        resetting = Resetting(
+            ledger,
+            admin,
+            clock,
+            leasing=leasing,
+            queue=queue,
+            templating=templating,
+            making=making,
+            exclusives=exclusives,
+            daemon=daemon,
+            wake_soon=Soon(wake),
+        )
+        recovering = Recovering(
+            ledger,
+            admin,
+            clock,
+            serving=serving,
+            leasing=leasing,
+            templating=templating,
+            resetting=resetting,
+            exclusives=exclusives,
+            copies=copies,
+            daemon=daemon,
+            start_timeout=settings.start_timeout,
+        )
         upkeep = Upkeep(
             ledger,
             clock,
-            leasing,
-            serving,
-            making,
+            queue=queue,
+            leasing=leasing,
+            serving=serving,
+            making=making,
+            copies=copies,
+            exclusives=exclusives,
             setbacks=setbacks,
             demand=demand,
             targets=Targets(settings.pool_servers, settings.pool_ready, settings.pool_max),
             wake=wake,
             idle_stop=settings.idle_stop,
         )
+        attending = Attending(
+            inventory,
+            clock,
+            label=LABEL,
+            leasing=leasing,
+            queue=queue,
+            refill=upkeep.refill,
+            occupied=lambda server_id: occupied(admin.link(server_id)),
+            ttl=settings.default_ttl,
+            pool_max=settings.pool_max,
+        )
+        integresql = Integresql(inventory, leasing=leasing, templating=templating, attending=attending)
         token = settings.token.get_secret_value() if settings.token else None
 
-        use = UseCases(inventory, leasing, serving, making, upkeep, settings.default_ttl, VERSION, processes.space())
-        http = server.build(use, host=settings.host, token=token)
+        use = UseCases(
+            inventory,
+            leasing,
+            serving,
+            making,
+            upkeep,
+            templating,
+            resetting,
+            exclusives,
+            copies,
+            settings.default_ttl,
+            VERSION,
+            processes.space(),
+        )
+        http = server.build(
+            use,
+            host=settings.host,
+            token=token,
+            upload_max=settings.template_upload_max,
+            integresql=integresql if settings.integresql else None,
+        )
 
         def ready() -> None:
             say(_banner(url, serving, inventory, secured=token is not None))
 
-        yield Daemon(http, listener, leasing, serving, upkeep, wake, say, ready)
+        yield Daemon(http, listener, leasing, serving, recovering, upkeep, wake, say, ready)
 
 
 def all_backends(settings: Settings, daemon: str) -> dict[str, ServerBackend]:
@@ -138,6 +245,9 @@ def all_backends(settings: Settings, daemon: str) -> dict[str, ServerBackend]:
             orphan_timeout=settings.orphan_timeout,
             memory=settings.memory_limit,
             servers=settings.pool_servers,
+            major=None if settings.image else settings.postgres,
+            versions=settings.versions,
+            images=settings.images,
         )
     )
     backends["embedded"] = EmbeddedBackend(
@@ -150,6 +260,7 @@ def all_backends(settings: Settings, daemon: str) -> dict[str, ServerBackend]:
             orphan_timeout=settings.orphan_timeout,
             memory=settings.memory_limit,
             servers=settings.pool_servers,
+            versions=settings.versions,
         )
     )
     return backends
@@ -219,6 +330,10 @@ async def _recorded_daemon(settings: Settings) -> str:
         return (await store.load()).daemon
     finally:
         await store.close()
+
+
+def _gone(want: Want, key: str) -> LeasedbError | None:
+    return UnknownTemplateError(f"The template {key!r} has been deleted.") if want.template == key else None
 
 
 def _listen(settings: Settings) -> socket.socket:

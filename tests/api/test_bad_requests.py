@@ -91,7 +91,7 @@ def test_every_refusal_is_a_problem_with_its_code(daemon, method, path, options,
 
 def test_the_versions_served_are_listed_when_one_is_not(daemon):
     answer = daemon.call("POST", "/leases", json={"postgres": "12"})
-    assert "served is 18" in answer.json()["detail"]
+    assert "versions served: 18" in answer.json()["detail"]
 
 
 def test_a_body_without_its_length_is_limited_too(daemon):

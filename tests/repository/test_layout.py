@@ -13,7 +13,7 @@ TOP_LEVEL = {
 }  # fmt: skip
 DAEMON_ROOMS = {
     "__init__", "cli", "assembly", "settings", "logs", "api", "background", "usecases", "backends", "postgres", "store",
-    "processes", "statedir", "ports", "domain", "py.typed",
+    "processes", "statedir", "templatefiles", "ports", "domain", "py.typed",
 }  # fmt: skip
 CLIENT_ROOMS = {
     "__init__",

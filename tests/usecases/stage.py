@@ -1,59 +1,45 @@
-"""One daemon's life on fakes, in an event loop whose time jumps instead of passing."""
+"""One daemon's life on fakes."""
 
 import asyncio
-import selectors
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from typing import Any
 
 from leasedb_server.domain.database import Database, DatabaseState
 from leasedb_server.domain.demand import Demand
+from leasedb_server.domain.edition import Editions
+from leasedb_server.domain.errors import UnknownTemplateError
 from leasedb_server.domain.inventory import Inventory
 from leasedb_server.domain.lease import Holder, Lease
 from leasedb_server.domain.pool import CALM, Targets
+from leasedb_server.domain.server import ServerState
 from leasedb_server.domain.setbacks import Setbacks
-from leasedb_server.usecases.asking import LeaseRequest
+from leasedb_server.domain.template import CopyState, Origin, Template, is_base
+from leasedb_server.usecases.asking import LeaseRequest, TemplateRequest
+from leasedb_server.usecases.copies import Copies
+from leasedb_server.usecases.exclusive import Exclusives
 from leasedb_server.usecases.leasing import Leasing
 from leasedb_server.usecases.ledger import Ledger
 from leasedb_server.usecases.making import Making
+from leasedb_server.usecases.queueing import Queue
+from leasedb_server.usecases.recovering import Recovering
+from leasedb_server.usecases.resetting import Resetting
 from leasedb_server.usecases.serving import Serving
+from leasedb_server.usecases.templating import Templating
 from leasedb_server.usecases.upkeep import Upkeep
-from tests.doubles import FakeAdmin, FakeBackend, FakeClock, FakeProcesses, FakeServer, FakeWorld, MemoryStore
+from tests.doubles import (
+    FakeAdmin,
+    FakeBackend,
+    FakeClock,
+    FakeProcesses,
+    FakeServer,
+    FakeWorld,
+    MemoryFiles,
+    MemoryStore,
+)
+from tests.usecases.jumping import run
 
-T = TypeVar("T")
 FEW = Targets(servers=1, ready=2, most=6)
 TIGHT = Targets(servers=1, ready=2, most=2)
-
-
-class _JumpingSelector(selectors.DefaultSelector):  # type: ignore[misc,valid-type] # it is chosen at run time
-    """Does not wait for a timer: tells how long it would have waited."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.jumped = 0.0
-
-    def select(self, timeout: float | None = None) -> list[Any]:
-        if timeout is None:
-            raise AssertionError("everything waits, and nothing is going to happen")
-        if events := super().select(0):
-            return events
-        self.jumped += timeout
-        return []
-
-
-class JumpingLoop(asyncio.SelectorEventLoop):
-    """When nothing is left to do until a timer runs out, it runs out; when there is no timer, that is an error."""
-
-    def __init__(self) -> None:
-        self._jumping = _JumpingSelector()
-        super().__init__(self._jumping)
-
-    def time(self) -> float:
-        return self._jumping.jumped
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    with asyncio.Runner(loop_factory=JumpingLoop) as runner:
-        return runner.run(work)
 
 
 async def stays() -> None:
@@ -76,6 +62,10 @@ class Life:
         processes: FakeProcesses | None = None,
         max_ttl: float = 86_400.0,
         idle_stop: float | None = None,
+        warm: int = 0,
+        budget: int = 10**9,
+        files: MemoryFiles | None = None,
+        editions: Editions | None = None,
     ) -> None:
         self.world, self.store, self.clock, self.targets = world, store, clock, targets
         self.kinds = kinds or {"embedded": True}  # disposable or not, in the order in which they are tried
@@ -83,6 +73,9 @@ class Life:
         self.processes = processes or FakeProcesses()
         self.max_ttl = max_ttl
         self.idle_stop = idle_stop
+        self.warm, self.budget = warm, budget
+        self.files = files or MemoryFiles(world)
+        self.editions = editions
         self.demand = Demand(floor := targets.ready * targets.servers, floor)
         self.inventory, self.wake = Inventory(), asyncio.Event()
         self.admin = FakeAdmin(world)
@@ -94,46 +87,95 @@ class Life:
         self.daemon = await self.ledger.load()
         kinds = {**self.kinds, **self.others}
         self.backends = {
-            kind: FakeBackend(self.world, self.daemon, kind=kind, disposable=disposable)
+            kind: FakeBackend(self.world, self.daemon, kind=kind, disposable=disposable, editions=self.editions)
             for kind, disposable in kinds.items()
         }
         setbacks = Setbacks()
-        self.leasing = Leasing(
-            self.ledger,
-            self.admin,
+        wake = self.wake.set
+        self.queue = Queue(
+            self.inventory,
             self.clock,
-            self.processes,
             setbacks=setbacks,
             demand=self.demand,
             refill=lambda: self.upkeep.refill(),  # noqa: PLW0108 - it is made below
-            max_ttl=self.max_ttl,
-            wake=self.wake.set,
-            wake_soon=self.wake.set,
+            wake=wake,
         )
+        ports = (self.ledger, self.admin, self.clock)
         self.serving = Serving(
-            self.ledger,
-            self.admin,
-            self.clock,
+            *ports,
             daemon=self.daemon,
             candidates=[self.backends[kind] for kind in self.kinds],
             others=[self.backends[kind] for kind in self.others],
             start_timeout=60.0,
         )
-        self.making = Making(
-            self.ledger,
-            self.admin,
-            self.clock,
+        self.leasing = Leasing(
+            *ports,
+            self.processes,
+            self.queue,
+            editions=lambda: self.serving.editions,
+            throw_away=lambda server_id: self.exclusives.throw_away(server_id),  # noqa: PLW0108 - it is made below
+            max_ttl=self.max_ttl,
+            wake=wake,
+            wake_soon=wake,
+        )
+        self.making = Making(*ports, self.serving, setbacks=setbacks, daemon=self.daemon, wake=wake)
+        self.copies = Copies(
+            *ports,
             self.serving,
+            self.files,
+            demand=self.demand,
+            waiting=self.queue.waiting_for,
+            refuse=lambda key: self.queue.fail(
+                lambda want: UnknownTemplateError(f"{key} is gone.") if want.template == key else None
+            ),
             setbacks=setbacks,
             daemon=self.daemon,
-            wake=self.wake.set,
+            budget=self.budget,
+            wake=wake,
+        )
+        self.exclusives = Exclusives(
+            *ports,
+            serving=self.serving,
+            making=self.making,
+            copies=self.copies,
+            leasing=lambda: self.leasing,
+            setbacks=setbacks,
+            daemon=self.daemon,
+            warm=self.warm,
+            secured=False,
+            wake=wake,
+        )
+        self.templating = Templating(*ports, self.leasing, self.copies, daemon=self.daemon, wake=wake)
+        self.resetting = Resetting(
+            *ports,
+            leasing=self.leasing,
+            queue=self.queue,
+            templating=self.templating,
+            making=self.making,
+            exclusives=self.exclusives,
+            daemon=self.daemon,
+            wake_soon=wake,
+        )
+        self.recovering = Recovering(
+            *ports,
+            serving=self.serving,
+            leasing=self.leasing,
+            templating=self.templating,
+            resetting=self.resetting,
+            exclusives=self.exclusives,
+            copies=self.copies,
+            daemon=self.daemon,
+            start_timeout=60.0,
         )
         self.upkeep = Upkeep(
             self.ledger,
             self.clock,
-            self.leasing,
-            self.serving,
-            self.making,
+            queue=self.queue,
+            leasing=self.leasing,
+            serving=self.serving,
+            making=self.making,
+            copies=self.copies,
+            exclusives=self.exclusives,
             setbacks=setbacks,
             demand=self.demand,
             targets=self.targets,
@@ -146,7 +188,7 @@ class Life:
         """Do what the supervisor does at the start, up to a full pool."""
         await self.load()
         await self.serving.choose(lambda _line: None)
-        await self.serving.recover()
+        await self.recovering.recover()
         await self.upkeep.reap()
         await self.upkeep.bring_up()
         await self.settle()
@@ -194,6 +236,61 @@ class Life:
         request = LeaseRequest(ttl=ttl, wait=wait, holder=Holder(holder, pid), **more)
         return await self.leasing.acquire(request, gone)
 
+    async def leased(self, holder: str = "", **more: Any) -> Lease:
+        """Lease while everything that is due is done."""
+        (caller,) = await waiting(self, holder, **more)
+        await self.settle()
+        return await caller
+
+    async def acquire_whole(
+        self,
+        holder: str = "",
+        *,
+        wait: float = 60.0,
+        gone: Callable[[], Awaitable[object]] = stays,
+        pid: int | None = None,
+        **more: Any,
+    ) -> Lease:
+        """Lease a whole server."""
+        request = LeaseRequest(**{"ttl": 300.0, **more}, wait=wait, holder=Holder(holder, pid), exclusive=True)
+        return await self.exclusives.acquire(request, gone)
+
+    async def put(
+        self, name: str, text: str = "", *, gone: Callable[[], Awaitable[object]] = stays, **more: Any
+    ) -> tuple[Template, bool]:
+        return await self.templating.put(TemplateRequest(name, origin=Origin.SQL, **more), parts(text), gone)
+
+    async def build(
+        self,
+        name: str,
+        fingerprint: str = "f",
+        *,
+        gone: Callable[[], Awaitable[object]] = stays,
+        wish: Mapping[str, Any] | None = None,
+        **more: Any,
+    ) -> tuple[Template, Lease | None]:
+        """Ask for a template as a builder; ``wish`` is for its lease."""
+        request = LeaseRequest(**{"ttl": 300.0, "wait": 60.0, **(wish or {})})
+        return await self.templating.build(TemplateRequest(name, fingerprint=fingerprint, **more), request, gone)
+
+    async def built(self, name: str, content: str = "", **more: Any) -> Template:
+        """Build a template in a lease and seal it."""
+        _, lease = await self.build(name, **more)
+        assert lease is not None
+        self.write(lease, content)
+        return await self.templating.seal(lease.builds or "", lease.id, force=False)
+
+    async def reset(
+        self, lease: Lease, template: str | None = None, wait: float = 60.0, **more: Any
+    ) -> tuple[Lease, int]:
+        return await self.resetting.reset(lease.id, template, wait, more.get("gone", stays))
+
+    def content(self, lease: Lease) -> str:
+        return self.server_of(lease).databases[self.database(lease).name].content
+
+    def write(self, lease: Lease, content: str) -> None:
+        self.server_of(lease).databases[self.database(lease).name].content += content
+
     def database(self, lease: Lease) -> Database:
         return self.inventory.databases[lease.database_id]
 
@@ -212,9 +309,51 @@ class Life:
     def count(self, state: DatabaseState) -> int:
         return self.inventory.counts_of_all()[state]
 
+    async def check(self, *, store: bool = True) -> None:
+        """Assert that nothing is half done, and that inventory, servers, files and, if wanted, store say the same."""
+        states, inventory = DatabaseState, self.inventory
+        under_way = (states.MAKING, states.SPARE, states.CONDEMNED, states.DROPPING)
+        assert {self.count(state) for state in under_way} == {0}, inventory.databases
+        assert self.count(states.LEASED) == len(inventory.active_leases())
+        for copy in inventory.copies.values():
+            assert copy.state is CopyState.SEALED, copy
+            assert is_base(copy.template) or inventory.templates[copy.template].sealed, copy
+        for server in inventory.servers.values():
+            assert server.state is ServerState.READY, server
+            assert server.endpoint is not None
+            databases = inventory.databases_of(server.id)
+            expected = {copy.database for copy in inventory.copies_of(server.id)} | {one.name for one in databases}
+            there = self.world.at(server.endpoint.port)
+            assert there is not None, f"{server} is gone"
+            assert there.databases.keys() == expected
+            assert there.logins.keys() == {one.login for one in databases}
+        assert self.files.kept.keys() == {one.id for one in inventory.templates.values() if one.kept}
+        if not store:
+            return
+        again = Inventory()
+        await Ledger(again, self.store).load()
+        assert again.templates.keys() == inventory.templates.keys()
+        assert again.copies == inventory.copies
+        assert {one.id for one in again.active_leases()} == {one.id for one in inventory.active_leases()}
+        assert again.counts_of_all() == inventory.counts_of_all()
+
 
 async def _nothing() -> None:
     pass
+
+
+async def parts(text: str) -> AsyncIterator[str]:
+    """Yield a text line by line, as it arrives."""
+    for line in text.splitlines():
+        await _nothing()
+        yield line
+
+
+async def ended(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel what waits."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def begun(**settings: Any) -> Life:
@@ -223,17 +362,26 @@ async def begun(**settings: Any) -> Life:
     return await Life(world, MemoryStore(world), FakeClock(), **settings).begin()
 
 
-def lives(test: Callable[[Life], Awaitable[None]]) -> Callable[[], None]:
-    """Run the coroutine function that follows on a daemon with a full pool of two and room for no more."""
+Test = Callable[[Life], Awaitable[None]]
 
-    def run_it() -> None:
-        async def work() -> None:
-            await test(await begun(targets=TIGHT))
 
-        run(work())
+def living(**settings: Any) -> Callable[[Test], Callable[[], None]]:
+    """Run the coroutine function that follows on a daemon with these settings and a full pool."""
 
-    run_it.__name__, run_it.__doc__ = test.__name__, test.__doc__
-    return run_it
+    def decorate(test: Test) -> Callable[[], None]:
+        def run_it() -> None:
+            async def work() -> None:
+                await test(await begun(**settings))
+
+            run(work())
+
+        run_it.__name__, run_it.__doc__ = test.__name__, test.__doc__
+        return run_it
+
+    return decorate
+
+
+lives = living(targets=TIGHT)  # room for no more than the two that are ready
 
 
 async def waiting(life: Life, *holders: str, **more: Any) -> list[asyncio.Task[Lease]]:

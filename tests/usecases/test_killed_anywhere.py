@@ -151,7 +151,7 @@ async def servers_and_makes_fail(stage: Stage) -> None:
     refused = ServerRefusedError("could not create", sqlstate="53100")
     life.admin.faults.errors = {"create_base": [refused], "create_database": [refused] * 2, "drop": [refused]}
     await life.serving.choose(lambda _line: None)
-    await life.serving.recover()
+    await life.recovering.recover()
     with contextlib.suppress(ServerRefusedError):  # when it was the only one
         await life.upkeep.bring_up()
     for _ in range(6):
@@ -274,7 +274,7 @@ def check_nothing_leaks(stage: Stage, life: Life) -> None:
         if database.state is not states.GONE:
             on_record |= {database.name, database.login}
             assert database.state is states.LEASED or not used(stage, database.name)
-    on_record |= {template.database for template in life.inventory.templates.values()}
+    on_record |= {template.database for template in life.inventory.copies.values()}
     assert on_servers == on_record
     assert stage.foreign_things() == stage.before
 

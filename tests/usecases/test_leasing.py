@@ -55,7 +55,7 @@ async def test_without_patience_the_answer_comes_at_once(life):
         await life.acquire(wait=0)
     assert asyncio.get_running_loop().time() == before
     assert (caught.value.position, caught.value.retry_after) == (1, 60)
-    assert not life.leasing.waiting()
+    assert not life.queue.waiting()
 
 
 @lives
@@ -67,7 +67,7 @@ async def test_patience_ends_with_the_place_in_line(life):
     with pytest.raises(PoolExhaustedError, match=r"within 5 s: 2 databases are leased.* number 3 in line") as caught:
         await life.acquire("c", wait=5)
     assert (caught.value.position, caught.value.retry_after) == (3, 8)
-    assert life.leasing.waiting() == {"base": 2}
+    assert life.queue.waiting() == {"base": 2}
     assert not patient.done()
 
 
@@ -98,7 +98,7 @@ async def test_nobody_passes_those_who_wait(life):
     assert life.count(DatabaseState.READY) == 1
     with pytest.raises(PoolExhaustedError):
         await life.acquire("late", wait=0)
-    life.leasing.serve()
+    life.queue.serve()
     assert (await caller).active
 
 
@@ -110,7 +110,7 @@ async def test_who_hangs_up_while_waiting_leaves_the_line(life):
     gone.set()
     with pytest.raises(CallerGoneError):
         await caller
-    assert not life.leasing.waiting()
+    assert not life.queue.waiting()
 
 
 @pytest.mark.parametrize("cancelled", [False, True], ids=["hung up", "cancelled"])
@@ -129,7 +129,7 @@ def test_a_hand_over_that_nobody_accepts_goes_to_the_next(cancelled, next_in_lin
             await asyncio.gather(*life.tasks)
             if not life.count(DatabaseState.READY):
                 await life.upkeep.turn(life.spawn)
-        life.leasing.serve()
+        life.queue.serve()
         assert life.count(DatabaseState.LEASED) == 2
         if cancelled:
             caller.cancel()
@@ -138,7 +138,7 @@ def test_a_hand_over_that_nobody_accepts_goes_to_the_next(cancelled, next_in_lin
         with pytest.raises((CallerGoneError, asyncio.CancelledError)):
             await caller
         await life.turns(3)
-        assert not life.leasing.waiting()
+        assert not life.queue.waiting()
         assert life.count(DatabaseState.READY) == (0 if next_in_line else 1)
         assert len(life.inventory.active_leases()) == (2 if next_in_line else 1)
         for other in others:
@@ -161,8 +161,8 @@ def test_a_database_whose_server_dies_during_the_hand_over_is_not_leased():
                 await life.upkeep.turn(life.spawn)
         (server,) = life.inventory.servers.values()
         await life.admin.close(server.id)
-        life.leasing.serve()
-        await life.serving._end_leases(server, "its server died")
+        life.queue.serve()
+        await life.serving.end_leases(server, "its server died")
         await life.turns(3)
         assert not caller.done()
         assert life.inventory.active_leases() == []
@@ -214,7 +214,7 @@ def test_a_version_that_turns_out_not_to_be_served_is_refused_in_line():
         del life.inventory.servers[server.id]
         (caller,) = await waiting(life, "a", postgres="16")
         life.inventory.put_server(server)
-        life.leasing.serve()
+        life.queue.serve()
         with pytest.raises(VersionUnavailableError):
             await caller
         assert life.count(DatabaseState.READY) == 1

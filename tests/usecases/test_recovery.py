@@ -165,7 +165,7 @@ def test_a_server_whose_template_somebody_dropped_is_not_taken_over():
     async def work():
         life = await begun()
         (server,) = life.world.servers.values()
-        (template,) = life.inventory.templates.values()
+        (template,) = life.inventory.copies.values()
         del server.databases[template.database]
         again = await started_again(life)
         await again.acquire()
@@ -200,7 +200,7 @@ def test_a_server_that_the_earlier_daemon_could_not_take_away_does_not_keep_the_
         again.backends["embedded"].faults.errors = {"sweep": [ServerUnreachableError("it cannot be ended")]}
         again.backends["embedded"].faults.only = lambda *arguments: arguments in {(), (name,)}
         await again.serving.choose(lambda _line: None)
-        await again.serving.recover()
+        await again.recovering.recover()
         await again.upkeep.bring_up()
         await again.settle()
         assert again.count(DatabaseState.READY) == FEW.ready
@@ -292,7 +292,7 @@ def test_an_existing_server_says_what_it_cannot_promise():
         again = await Life(world, life.store, life.clock, kinds={"existing": False}).load()
         again.admin.notes = life.admin.notes
         await again.serving.choose(lambda _line: None)
-        await again.serving.recover()
+        await again.recovering.recover()
         assert again.serving.notes == life.serving.notes
 
     run(work())

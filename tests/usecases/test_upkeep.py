@@ -70,7 +70,7 @@ def test_a_make_that_fails_leaves_nothing_and_is_tried_again_after_a_pause(caplo
             life.clock.advance(1)
             await life.settle()
         assert healthy(life)
-        names = {template.database for template in life.inventory.templates_of(server.id)}
+        names = {template.database for template in life.inventory.copies_of(server.id)}
         names |= {database.name for database in life.inventory.databases_of(server.id)}
         assert real.databases.keys() == names
 

@@ -44,11 +44,19 @@ def header_of(request: Request, name: str, kind: TypeAdapter[str]) -> str | None
         raise _invalid(error, "header", name) from None
 
 
-def documented(model: type[BaseModel], headers: Mapping[str, TypeAdapter[str]]) -> dict[str, Any]:
-    """Return what the document says of a route that reads its body and headers with the functions above."""
+def documented(model: type[BaseModel], headers: Mapping[str, TypeAdapter[str]], *raw: str) -> dict[str, Any]:
+    """Return what the document says of a route that reads its body and headers with the functions above.
+
+    ``raw`` are media types that it takes as text.
+    """
     schema = {"$ref": f"#/components/schemas/{model.__name__}"}
     return {
-        "requestBody": {"content": {"application/json": {"schema": schema}}},
+        "requestBody": {
+            "content": {
+                "application/json": {"schema": schema},
+                **{media_type: {"schema": {"type": "string"}} for media_type in raw},
+            }
+        },
         "parameters": [
             {"name": name, "in": "header", "required": False, "schema": {"title": name, **kind.json_schema()}}
             for name, kind in headers.items()

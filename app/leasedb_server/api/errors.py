@@ -9,8 +9,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from leasedb_server.api.rendering import fault_whole, session_whole
 from leasedb_server.domain import errors as domain
 from leasedb_server.domain.errors import InvalidRequestError, LeasedbError, PoolExhaustedError
+from leasedb_server.domain.fault import Fault
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +75,13 @@ STATUS: Final[Mapping[type[LeasedbError], int]] = {
     NotFoundError: 404,
     domain.LeaseNotFoundError: 404,
     domain.ServerNotFoundError: 404,
+    domain.TemplateNotFoundError: 404,
+    domain.UploadIncompleteError: 400,
+    domain.TemplateExistsError: 409,
+    domain.SessionsOpenError: 409,
+    domain.TemplateSealedError: 409,
+    domain.NotTheBuilderError: 409,
+    domain.TemplateInUseError: 409,
     MethodNotAllowedError: 405,
     domain.IdempotencyInProgressError: 409,
     domain.LeaseEndedError: 410,
@@ -82,6 +91,13 @@ STATUS: Final[Mapping[type[LeasedbError], int]] = {
     domain.InvalidRequestError: 422,
     domain.UnknownTemplateError: 422,
     domain.VersionUnavailableError: 422,
+    domain.ExclusiveUnavailableError: 422,
+    domain.TemplateBuiltinError: 422,
+    domain.ParentMissingError: 422,
+    domain.TemplateCycleError: 422,
+    domain.SqlFailedError: 422,
+    domain.BuildFailedError: 422,
+    domain.TemplatesUnavailableError: 422,
     domain.HolderNotFoundError: 422,
     domain.IdempotencyMismatchError: 422,
     domain.LeasedbError: 500,
@@ -93,6 +109,8 @@ STATUS: Final[Mapping[type[LeasedbError], int]] = {
     domain.ServerStartError: 503,
     domain.ServerUnreachableError: 503,
     domain.StoreFailedError: 503,
+    domain.TemplateBuildingError: 503,
+    domain.TemplateTooLargeError: 507,
 }
 
 
@@ -116,17 +134,36 @@ def problem(error: LeasedbError, *, faults: Sequence[Mapping[str, str]] = ()) ->
         "code": error.code,
         "hint": error.hint,
     }
+    body.update(members(error))
     headers: dict[str, str] = {}
     if faults:
         body["errors"] = list(faults)
     if isinstance(error, PoolExhaustedError):
-        body["position"] = error.position
         headers["Retry-After"] = str(error.retry_after)
-    elif status in {409, 503}:
+    elif status == 503 or isinstance(error, domain.IdempotencyInProgressError):  # noqa: PLR2004
         headers["Retry-After"] = "1"
     elif status == 401:  # noqa: PLR2004
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(body, status, headers, media_type=PROBLEM)
+
+
+def members(error: LeasedbError) -> dict[str, Any]:
+    """Return what the answer has beyond what all have."""
+    found: dict[str, Any] = {}
+    match error:
+        case PoolExhaustedError():
+            found["position"] = error.position
+        case domain.TemplateExistsError():
+            found = {"fingerprint": error.fingerprint, "requested": error.requested}
+        case domain.TemplateBuildingError():
+            found["progress"] = error.progress
+        case domain.SessionsOpenError():
+            found["sessions"] = [session_whole(session) for session in error.sessions]
+        case domain.BuildFailedError():
+            found["error"] = fault_whole(error.cause)
+        case domain.SqlFailedError():
+            found = fault_whole(Fault(error.detail, error.sqlstate, error.statement, error.line, error.sql))
+    return found
 
 
 def install(app: FastAPI) -> None:

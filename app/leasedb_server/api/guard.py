@@ -22,6 +22,10 @@ from leasedb_server.api.errors import (
 from leasedb_server.domain.errors import LeasedbError
 
 BODY_LIMIT: Final = 64 * 1024  # bytes
+SQL_LIMIT: Final = 16 * 1024**2  # bytes of a template's text as JSON, which has to fit into memory several times
+RAW: Final = frozenset({"application/sql", "text/plain"})  # a template's text as it is, run while it comes
+FORM: Final = "application/x-www-form-urlencoded"
+TEMPLATES: Final = "/templates/"
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})  # say nothing worth a token
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?")
 LOCAL_NAMES: Final = frozenset({"localhost", "host.docker.internal", "host.containers.internal"})
@@ -33,10 +37,22 @@ class Guard:
     Args:
         host: the name or address the daemon listens on; a known Host, too.
         token: what callers must send, or None.
+        upload_max: bytes that the text of a template may have.
+        forms: the paths that take a form as well as JSON.
     """
 
-    def __init__(self, app: ASGIApp, *, host: str, token: str | None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        host: str,
+        token: str | None,
+        upload_max: int,
+        forms: frozenset[str] = frozenset(),
+    ) -> None:
         self._app = app
+        self._forms = forms
+        self._upload_max = upload_max
         self._token = token.encode() if token else None
         self._names = LOCAL_NAMES | {host.lower(), socket.gethostname().lower()}
 
@@ -46,15 +62,16 @@ class Guard:
             return
         headers = Headers(scope=scope)
         try:
-            self._check(scope, headers)
+            limit = self._check(scope, headers)
         except LeasedbError as error:
             await problem(error)(scope, receive, send)
             return
         if "content-length" not in headers and "transfer-encoding" in headers:
-            receive = _limited(receive)
+            receive = _limited(receive, limit)
         await self._app(scope, receive, send)
 
-    def _check(self, scope: Scope, headers: Mapping[str, str]) -> None:
+    def _check(self, scope: Scope, headers: Mapping[str, str]) -> int:
+        """Return how many bytes the body may have."""
         host = headers.get("host", "")
         if not self._known(host):
             raise HostNotAllowedError(f"The Host header names {_name(host)!r}, which is not this daemon.")
@@ -66,12 +83,18 @@ class Guard:
             if scheme.lower() != "bearer" or not hmac.compare_digest(sent.strip().encode(), self._token):
                 raise UnauthorizedError("This daemon asks for a token, and the one sent is missing or wrong.")
         length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > BODY_LIMIT:
-            raise BodyTooLargeError(f"The body has {length} bytes; {BODY_LIMIT} are allowed.")
-        has_body = length != "0" or "transfer-encoding" in headers
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if has_body and media_type != "application/json":
+        raw, limit = False, BODY_LIMIT
+        if scope["method"] == "PUT" and scope["path"].startswith(TEMPLATES):
+            raw = media_type in RAW
+            limit = self._upload_max if raw else min(SQL_LIMIT, self._upload_max)
+        if length.isdecimal() and int(length) > limit:
+            raise BodyTooLargeError(f"The body has {length} bytes; {limit} are allowed.", hint=_remedy(limit))
+        has_body = length != "0" or "transfer-encoding" in headers
+        form = media_type == FORM and scope["path"] in self._forms
+        if has_body and media_type != "application/json" and not raw and not form:
             raise UnsupportedMediaTypeError(f"The body came as {media_type or 'no content type'}.")
+        return limit
 
     def _known(self, host: str) -> bool:
         """Tell whether the Host can be ours. An address always can: DNS rebinding needs a name to rebind."""
@@ -94,7 +117,15 @@ def _name(host: str) -> str:
     return host.partition(":")[0].lower()
 
 
-def _limited(receive: Receive) -> Receive:
+def _remedy(limit: int) -> str | None:
+    if limit == BODY_LIMIT:
+        return None
+    if limit == SQL_LIMIT:
+        return "Send the text as it is, with the header Content-Type: application/sql."
+    return "Raise LEASEDB_TEMPLATE_UPLOAD_MAX, or build with POST /templates/{name}/build and psql."
+
+
+def _limited(receive: Receive, limit: int) -> Receive:
     """Count a body that came without its length; the framework turns the exception into our answer."""
     seen = 0
 
@@ -102,7 +133,7 @@ def _limited(receive: Receive) -> Receive:
         nonlocal seen
         message = await receive()
         seen += len(message.get("body", b""))
-        if seen > BODY_LIMIT:
+        if seen > limit:
             raise HTTPException(413)
         return message
 

@@ -6,9 +6,13 @@ from typing import Any
 from urllib.parse import quote
 
 from leasedb_server.domain.database import Database, DatabaseState
+from leasedb_server.domain.edition import parted
+from leasedb_server.domain.fault import Fault
 from leasedb_server.domain.inventory import Inventory
 from leasedb_server.domain.lease import Instant, Lease
 from leasedb_server.domain.server import Endpoint, Server
+from leasedb_server.domain.sessions import SessionInfo
+from leasedb_server.domain.template import Origin, Template
 from leasedb_server.usecases.making import Workshop
 from leasedb_server.usecases.pulses import Pulses
 
@@ -29,8 +33,9 @@ def lease_summary(lease: Lease, inventory: Inventory) -> dict[str, Any]:
     return {
         "id": lease.id,
         "state": lease.state,
-        "template": database.template,
+        "template": parted(database.template)[0],
         "server": database.server_id,
+        "server_kind": "exclusive" if server.exclusive else "shared",
         "backend": server.backend,
         "versions": _versions(server),
         "holder": {"name": lease.holder.name, "pid": lease.holder.pid},
@@ -41,6 +46,8 @@ def lease_summary(lease: Lease, inventory: Inventory) -> dict[str, Any]:
         "ttl": round(lease.ttl, 3),
         "ended_at": _maybe(lease.ended_at),
         "end_reason": lease.end_reason,
+        "builds": parted(lease.builds)[0] if lease.builds else None,
+        "image": _image(server.edition),
     }
 
 
@@ -56,14 +63,14 @@ _NOWHERE = Endpoint("", 0, "", "")
 
 def _connection(database: Database, endpoint: Endpoint) -> dict[str, Any]:
     host, port, socket = endpoint.host, endpoint.port, endpoint.socket
-    # Names and passwords of ours need no quoting (domain.names); a host from an existing server's DSN may be IPv6.
+    # A password of ours needs no quoting (domain.names); names may be the caller's, on a server of its own, and the
+    # host comes from an existing server's DSN, where it may be IPv6.
     address = f"[{host}]" if ":" in host else quote(host)
-    rest = f"{database.login}:{database.password}@{address}:{port}/{database.name}"
+    login, name = quote(database.login, safe=""), quote(database.name, safe="")
+    rest = f"{login}:{database.password}@{address}:{port}/{name}"
     dsn = f"postgresql://{rest}"
-    credentials = f"user={database.login}&password={database.password}"
-    by_socket = (
-        f"postgresql://{database.login}:{database.password}@/{database.name}?host={quote(socket or '', safe='')}"
-    )
+    credentials = f"user={login}&password={database.password}"
+    by_socket = f"postgresql://{login}:{database.password}@/{name}?host={quote(socket or '', safe='')}"
     return {
         "dsn": dsn,
         "host": host,
@@ -76,7 +83,7 @@ def _connection(database: Database, endpoint: Endpoint) -> dict[str, Any]:
             "libpq": dsn,
             "sqlalchemy": f"postgresql+psycopg://{rest}",
             "asyncpg": dsn,
-            "jdbc": f"jdbc:postgresql://{address}:{port}/{database.name}?{credentials}",
+            "jdbc": f"jdbc:postgresql://{address}:{port}/{name}?{credentials}",
             "socket": f"{by_socket}&port={port}" if socket else None,
         },
         "env": {
@@ -144,3 +151,56 @@ def counts(by_state: Mapping[DatabaseState, int]) -> dict[str, int]:
 
 def _versions(server: Server) -> dict[str, str] | None:
     return {"postgres": server.versions.postgres, "vector": server.versions.vector} if server.versions else None
+
+
+def _image(edition: str) -> str | None:
+    """Return the image of an edition; versions and the default have none to name."""
+    return None if not edition or edition.isdecimal() else edition
+
+
+def template_whole(template: Template, inventory: Inventory, progress: str) -> dict[str, Any]:
+    """Return a `TemplateOut`; ``progress`` tells how far a build is."""
+    key, ready = template.key, DatabaseState.READY
+    servers = list(inventory.servers)
+    built_in = template.origin is Origin.BUILTIN
+    return {
+        "name": template.name,
+        "fingerprint": template.fingerprint,
+        "parent": None if built_in else template.parent,
+        "state": template.state,
+        "origin": template.origin,
+        "postgres": template.edition if template.edition.isdecimal() else None,
+        "image": _image(template.edition),
+        "bytes": template.size,
+        "kept": bool(template.kept) or built_in,
+        "created_at": None if built_in else instant(template.created_at),
+        "used_at": None if built_in else instant(template.used_at),
+        "leases": inventory.leases_from(key),
+        "ready": sum(inventory.count(server_id, key, ready) for server_id in servers),
+        "progress": progress,
+        "error": fault_whole(template.fault) if template.fault else None,
+        "notes": list(template.notes),
+        "until_lease": template.until_lease,
+    }
+
+
+def fault_whole(fault: Fault) -> dict[str, Any]:
+    """Return a `BuildErrorOut`."""
+    return {
+        "message": fault.message,
+        "sqlstate": fault.sqlstate,
+        "statement": fault.statement,
+        "line": fault.line,
+        "sql": fault.sql,
+    }
+
+
+def session_whole(session: SessionInfo) -> dict[str, Any]:
+    """Return a `SessionOut`."""
+    return {
+        "pid": session.pid,
+        "application": session.application,
+        "state": session.state,
+        "since": _maybe(session.since),
+        "query": session.query,
+    }

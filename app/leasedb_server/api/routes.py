@@ -3,13 +3,13 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
-from pydantic import Field, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 
 from leasedb_server.api.bodies import body_of, documented, header_of
 from leasedb_server.api.documentation import WITH_BODY, problems
@@ -32,9 +32,13 @@ from leasedb_server.domain.errors import InvalidRequestError, NotReadyError
 from leasedb_server.domain.inventory import Inventory, with_labels
 from leasedb_server.domain.lease import Holder, LeaseState
 from leasedb_server.usecases.asking import CallerGoneError, LeaseRequest
+from leasedb_server.usecases.copies import Copies
+from leasedb_server.usecases.exclusive import Exclusives
 from leasedb_server.usecases.leasing import Leasing
 from leasedb_server.usecases.making import Making
+from leasedb_server.usecases.resetting import Resetting
 from leasedb_server.usecases.serving import Serving
+from leasedb_server.usecases.templating import Templating
 from leasedb_server.usecases.upkeep import Upkeep
 
 CLIENT_CLOSED_REQUEST: Final = 499  # nobody reads it; the number is nginx's
@@ -64,6 +68,10 @@ class UseCases:
     serving: Serving
     making: Making
     upkeep: Upkeep
+    templating: Templating
+    resetting: Resetting
+    exclusives: Exclusives
+    copies: Copies
     default_ttl: float
     version: str
     pid_space: str
@@ -85,6 +93,7 @@ def lease_routes(use: UseCases) -> APIRouter:
                 *WITH_BODY,
                 errors.UnknownTemplateError,
                 errors.VersionUnavailableError,
+                errors.ExclusiveUnavailableError,
                 errors.HolderNotFoundError,
                 errors.IdempotencyMismatchError,
                 errors.IdempotencyInProgressError,
@@ -106,16 +115,16 @@ def lease_routes(use: UseCases) -> APIRouter:
             holder=Holder(body.holder, body.pid),
             labels=body.labels,
             postgres=body.postgres,
+            image=body.image,
             key=key,
-            digest=_digest(body) if key else None,
+            digest=digest_of(body) if key else None,
+            exclusive=body.server == "exclusive",
+            database=body.database,
+            user=body.user,
         )
-
-        async def hung_up() -> None:
-            while (await request.receive())["type"] != "http.disconnect":
-                pass
-
+        acquire = use.exclusives.acquire if wanted.exclusive else use.leasing.acquire
         try:
-            lease = await use.leasing.acquire(wanted, hung_up)
+            lease = await acquire(wanted, hung_up(request))
         except CallerGoneError:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         return JSONResponse(lease_whole(lease, use.inventory), 201, {"Location": f"/leases/{lease.id}"})
@@ -291,5 +300,16 @@ def _labels(texts: list[str] | None) -> dict[str, str]:
     return labels
 
 
-def _digest(body: LeaseBody) -> str:
+def hung_up(request: Request) -> Callable[[], Awaitable[object]]:
+    """Return what returns when the caller has hung up. The body has to be read before."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    return gone
+
+
+def digest_of(body: BaseModel) -> str:
+    """Return what tells a repeated request from another one."""
     return hashlib.sha256(json.dumps(body.model_dump(), sort_keys=True).encode()).hexdigest()

@@ -1,23 +1,34 @@
 """The wire: what bodies may hold, what answers look like."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 LabelKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
 LabelValue = Annotated[str, Field(max_length=255)]
 Ttl = Annotated[float, Field(gt=0, allow_inf_nan=False, description="seconds", examples=[300])]
 
 
+Wait = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
+Major = Annotated[str, Field(pattern=r"^\d{2}$", examples=["18"])]
+Image = Annotated[str, Field(min_length=1, max_length=255, examples=["pgvector/pgvector:pg17"])]
+# Postgres keeps 63 bytes of a name; a zero byte ends it
+Named = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
-class _Body(BaseModel):
+LONGEST_NAME: Final = 63  # bytes
+TAKEN: Final = frozenset({"postgres", "template0", "template1"})
+
+
+class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class LeaseBody(_Body):
+class LeaseBody(Body):
     """What `POST /leases` takes; everything may be left out."""
 
     model_config = ConfigDict(
@@ -26,9 +37,7 @@ class LeaseBody(_Body):
 
     template: str = Field(default="base", max_length=100, description="what the database starts from")
     ttl: Ttl | None = Field(default=None, description="seconds the lease lives; the daemon's default_ttl when left out")
-    wait: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = Field(
-        default=60, description="seconds to wait in line when no database is ready"
-    )
+    wait: Wait = Field(default=60, description="seconds to wait in line when no database is ready")
     holder: str = Field(
         default="", max_length=200, description="who asks: free text, shown in listings; turns are fair by it"
     )
@@ -38,12 +47,31 @@ class LeaseBody(_Body):
     labels: dict[LabelKey, LabelValue] = Field(
         default_factory=dict, max_length=32, description="to find and release leases by", examples=[{"run": "7"}]
     )
-    postgres: str | None = Field(
-        default=None, pattern=r"^\d{2}$", description="major version that the server must have", examples=["18"]
+    postgres: Major | None = Field(default=None, description="major version that the server must have")
+    image: Image | None = Field(default=None, description="image that the server must be made of")
+    server: Literal["shared", "exclusive"] = Field(
+        default="shared", description="a database on a server with others', or a server with a superuser's login"
     )
+    database: Named | None = Field(default=None, description="name of the database on a server of its own")
+    user: Named | None = Field(default=None, description="name of the login on a server of its own")
+
+    @field_validator("database", "user")
+    @classmethod
+    def _free(cls, name: str | None) -> str | None:
+        if name is not None and len(name.encode()) > LONGEST_NAME:
+            raise ValueError(f"a name may have {LONGEST_NAME} bytes")
+        if name is not None and (name in TAKEN or name.startswith("pg_")):
+            raise ValueError(f"the name {name} is Postgres's own")
+        return name
+
+    @model_validator(mode="after")
+    def _only_exclusive(self) -> Self:
+        if self.server == "shared" and (self.database or self.user):
+            raise ValueError("names can be chosen only with server: exclusive")
+        return self
 
 
-class DemandBody(_Body):
+class DemandBody(Body):
     """What `PUT /demand` takes."""
 
     model_config = ConfigDict(
@@ -58,10 +86,26 @@ class DemandBody(_Body):
     )
 
 
-class RenewBody(_Body):
+class RenewBody(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"ttl": 120}]})
 
     ttl: Ttl | None = Field(default=None, description="seconds from now; the daemon's default_ttl when left out")
+
+
+class BuildErrorOut(BaseModel):
+    message: str
+    sqlstate: str | None
+    statement: int | None = Field(description="number of the statement, from 1")
+    line: int | None = Field(description="of the text, from 1")
+    sql: str | None = Field(description="the beginning of the statement")
+
+
+class SessionOut(BaseModel):
+    pid: int
+    application: str
+    state: str
+    since: datetime | None
+    query: str
 
 
 class VersionsOut(BaseModel):
@@ -91,6 +135,9 @@ class LeaseSummary(BaseModel):
     ttl: float = Field(description="seconds granted by the last renewal or at the beginning")
     ended_at: datetime | None
     end_reason: str
+    server_kind: Literal["shared", "exclusive"]
+    builds: str | None = Field(description="the template that is built in it")
+    image: str | None = Field(description="the server's image, when it was asked for")
 
 
 class UrlsOut(BaseModel):
@@ -118,6 +165,9 @@ LEASE_EXAMPLE: dict[str, Any] = {
     "ttl": 60,
     "ended_at": None,
     "end_reason": "",
+    "server_kind": "shared",
+    "builds": None,
+    "image": None,
     "dsn": _DSN,
     "host": "127.0.0.1",
     "port": 40231,
@@ -285,3 +335,13 @@ class Problem(BaseModel):
     hint: str
     errors: list[FaultOut] | None = None
     position: int | None = None
+    fingerprint: str | None = None
+    requested: str | None = None
+    progress: str | None = None
+    sessions: list[SessionOut] | None = None
+    error: BuildErrorOut | None = None
+    sqlstate: str | None = None
+    statement: int | None = None
+    line: int | None = None
+    sql: str | None = None
+    message: str | None = None

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from leasedb_server.background import loops
 from leasedb_server.domain.errors import LeasedbError
 from leasedb_server.usecases.leasing import Leasing
+from leasedb_server.usecases.recovering import Recovering
 from leasedb_server.usecases.serving import Serving
 from leasedb_server.usecases.upkeep import Upkeep
 
@@ -46,6 +47,7 @@ class Daemon:
     listener: socket.socket
     leasing: Leasing
     serving: Serving
+    recovering: Recovering
     upkeep: Upkeep
     wake: asyncio.Event
     progress: Callable[[str], None]
@@ -106,7 +108,7 @@ async def _answer(stop: asyncio.Event, daemon: Daemon) -> None:
 async def _bring_up(daemon: Daemon, spawn: Callable[[Coroutine[None, None, object]], None]) -> None:
     """Choose a backend, take over what is there, bring up what is missing, then keep it so."""
     await daemon.serving.choose(daemon.progress)
-    await daemon.serving.recover()
+    await daemon.recovering.recover()
     for pause, work in ((loops.REAP, daemon.upkeep.reap), (loops.BEAT, daemon.upkeep.check_servers)):
         spawn(loops.every(pause, work))
     spawn(loops.every(loops.TIDY, daemon.upkeep.tidy))

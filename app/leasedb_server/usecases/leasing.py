@@ -1,15 +1,14 @@
 """Handing databases out and taking them back."""
 
 import asyncio
+import contextlib
 import logging
-import math
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
-from typing import Any, Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 from leasedb_server.domain.database import Database, DatabaseState
-from leasedb_server.domain.demand import Demand
+from leasedb_server.domain.edition import Editions, parted
 from leasedb_server.domain.errors import (
     HolderNotFoundError,
     IdempotencyInProgressError,
@@ -19,7 +18,6 @@ from leasedb_server.domain.errors import (
     LeaseEndedError,
     LeaseLostError,
     LeaseNotFoundError,
-    PoolExhaustedError,
     ServerUnreachableError,
     ShuttingDownError,
     UnknownTemplateError,
@@ -28,28 +26,35 @@ from leasedb_server.domain.errors import (
 from leasedb_server.domain.inventory import with_labels
 from leasedb_server.domain.lease import Instant, Lease, LeaseState
 from leasedb_server.domain.names import new_ident
-from leasedb_server.domain.pace import Rate
-from leasedb_server.domain.setbacks import Setbacks
-from leasedb_server.domain.template import BASE
-from leasedb_server.domain.waiting import Ticket, WaitingLine, estimate
+from leasedb_server.domain.template import BASE, is_base
 from leasedb_server.ports import Clock, DatabaseAdmin, Processes
-from leasedb_server.usecases.asking import CallerGoneError, LeaseRequest, Refill
+from leasedb_server.usecases.asking import CallerGone, LeaseRequest
 from leasedb_server.usecases.ledger import Ledger
+from leasedb_server.usecases.queueing import Queue, Want
 
 log = logging.getLogger(__name__)
 
 FENCE_LIMIT: Final = 5.0  # seconds; a server that takes longer is about to be declared lost
 DROP_LIMIT: Final = 30.0  # seconds that a release with sync waits
+MOST_NAMED: Final = 8  # templates in an error's message
 CLOCK_SLACK: Final = 5.0  # seconds; a process's start is told by the wall clock, which may be set meanwhile
+
+
+@dataclass(slots=True)
+class _Acts:
+    """What is done to a lease's database, one after the other; ``users`` are at it or wait for their turn."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    users: int = 0
 
 
 class Leasing:
     """Leases from request to end.
 
     Args:
-        setbacks: what failed lately, for those who wait in vain.
-        demand: is told of every request, so that the pool can learn from it.
-        refill: tells how quickly databases are made at present, and how many more there may be.
+        queue: where databases are got.
+        editions: tells what servers can be made of.
+        throw_away: takes a server away that was leased as a whole.
         max_ttl: seconds after its creation at which a lease ends, however often renewed.
         wake: tells upkeep that there is something to plan for.
         wake_soon: the same, when it may wait a moment for more of it.
@@ -61,10 +66,10 @@ class Leasing:
         admin: DatabaseAdmin,
         clock: Clock,
         processes: Processes,
+        queue: Queue,
         *,
-        setbacks: Setbacks,
-        demand: Demand,
-        refill: Callable[[], Refill],
+        editions: Callable[[], Editions],
+        throw_away: Callable[[str], Awaitable[None]],
         max_ttl: float,
         wake: Callable[[], None],
         wake_soon: Callable[[], None],
@@ -74,65 +79,77 @@ class Leasing:
         self._admin = admin
         self._clock = clock
         self._processes = processes
-        self._setbacks = setbacks
-        self._demand = demand
-        self._refill = refill
-        self._max_ttl = max_ttl
+        self._queue = queue
+        self._editions = editions
+        self._throw_away = throw_away
+        self.max_ttl = max_ttl
         self._wake = wake
         self._wake_soon = wake_soon
-        self._line = WaitingLine()
-        self._waiters: dict[Ticket, tuple[LeaseRequest, asyncio.Future[Database]]] = {}
         self._keys_in_progress: set[str] = set()
-        self._handed: Counter[str] = Counter()  # databases handed over and not yet leased, by holder
         self._fencing: dict[str, asyncio.Event] = {}  # by lease
+        self._acts: dict[str, _Acts] = {}  # by lease, while something is done to its database
+        self.at_close: list[Callable[[], None]] = []  # called when the daemon is about to stop
         self.unfenced: set[str] = set()  # databases whose sessions could not be ended, to be dropped without delay
         self._closing = False
-        self.last_use = clock.now()  # of the daemon by anybody: the last lease or release
-        self.releases = Rate()
 
     def __repr__(self) -> str:
-        return f"Leasing({self._inventory!r}, {self._line!r})"
-
-    def waiting(self) -> Mapping[str, int]:
-        """Return how many callers are in line, by template."""
-        return self._line.sizes()
+        return f"Leasing({self._inventory!r}, {self._queue!r})"
 
     # --- acquiring ---
 
-    async def acquire(self, request: LeaseRequest, caller_gone: Callable[[], Awaitable[object]]) -> Lease:
+    async def acquire(self, request: LeaseRequest, caller_gone: CallerGone) -> Lease:
         """Lease a database: at once when one is ready, else in turn, after ``request.wait`` seconds at most.
-
-        Args:
-            request: what is asked for.
-            caller_gone: a coroutine function that returns when the caller has hung up; used only while waiting.
 
         Raises:
             LeasedbError: as documented for ``POST /leases``.
             CallerGoneError: when the caller hung up; nothing was leased.
         """
-        request = self._checked(request)
+        return await self.once(self.checked(request), caller_gone, self.lease)
+
+    async def once(
+        self,
+        request: LeaseRequest,
+        caller_gone: CallerGone,
+        lease: Callable[[LeaseRequest, CallerGone], Awaitable[Lease]],
+    ) -> Lease:
+        """Have a checked request leased; one that is repeated gets the lease of the first time."""
+        with self.keyed(request) as earlier:
+            return earlier or await lease(request, caller_gone)
+
+    @contextlib.contextmanager
+    def keyed(self, request: LeaseRequest) -> Iterator[Lease | None]:
+        """Keep the request from being answered twice at once; yields the lease of the first time, if there was one.
+
+        Raises:
+            IdempotencyInProgressError, IdempotencyMismatchError, LeaseEndedError: the first time stands in the way.
+        """
         if request.key is None:
-            return await self._lease(request, caller_gone)
+            yield None
+            return
         if earlier := self._inventory.lease_by_key(request.key):
-            return self._repeated(request, earlier)
+            yield self._repeated(request, earlier)
+            return
         if request.key in self._keys_in_progress:
             raise IdempotencyInProgressError("An earlier request with the same Idempotency-Key still waits.")
         self._keys_in_progress.add(request.key)
         try:
-            return await self._lease(request, caller_gone)
+            yield None
         finally:
             self._keys_in_progress.discard(request.key)
 
-    async def _lease(self, request: LeaseRequest, caller_gone: Callable[[], Awaitable[object]]) -> Lease:
-        database = None
-        now = self.last_use = self._clock.now()
-        self._demand.asked(request.template, request.holder.key, now)
-        if not self._line.sizes()[request.template]:
-            database = self._inventory.take_ready(request.template, request.postgres)
-        if database is not None:
-            self._inventory.put_database(database := database.to(DatabaseState.LEASED))
-        else:
-            database = await self._in_turn(request, caller_gone)
+    async def lease(self, request: LeaseRequest, caller_gone: CallerGone) -> Lease:
+        """Lease a database for a checked request, whether or not it is repeated."""
+        want = Want(request.stock, request.holder.key, request.wait)
+        database = await self._queue.database(want, caller_gone)
+        try:
+            self._check_version(database, request)
+            return await self.enter(database, request)
+        except LeasedbError:
+            self._queue.give_back(database)
+            raise
+
+    async def enter(self, database: Database, request: LeaseRequest) -> Lease:
+        """Write down that the request's holder has the database from now on."""
         now = self._clock.now()
         lease = Lease(
             id=new_ident(),
@@ -141,90 +158,40 @@ class Leasing:
             labels=request.labels,
             created_at=now,
             expires_at=now + request.ttl,
-            max_expires_at=now + self._max_ttl,
+            max_expires_at=now + self.max_ttl,
             ttl=request.ttl,
             idempotency_key=request.key,
             request_digest=request.digest,
+            builds=request.builds,
         )
-        try:
-            await self._ledger.add_lease(lease)
-        except LeasedbError:
-            self._give_back(database)
-            raise
+        await self._ledger.add_lease(lease)
+        self._inventory.used(database.template, now)
         self._wake_soon()
         return lease
-
-    async def _in_turn(self, request: LeaseRequest, caller_gone: Callable[[], Awaitable[object]]) -> Database:
-        ticket = self._line.join(request.holder.key, request.template)
-        self._demand.joined(request.template, self._clock.now())
-        future: asyncio.Future[Database] = asyncio.get_running_loop().create_future()
-        self._waiters[ticket] = (request, future)
-        self._wake()
-        gone = asyncio.ensure_future(caller_gone())
-        end = asyncio.get_running_loop().time() + request.wait
-        accepted = False
-        try:
-            either: set[asyncio.Future[Any]] = {future, gone}
-            await asyncio.wait(either, timeout=request.wait, return_when=asyncio.FIRST_COMPLETED)
-            if gone.done():
-                raise CallerGoneError
-            if not future.done():
-                raise self._exhausted(request, ticket)
-            database = future.result()
-            accepted = True
-        finally:
-            gone.cancel()
-            self._line.leave(ticket)
-            self._demand.left(request.template, self._clock.now())
-            self._waiters.pop(ticket, None)
-            # A hand-over must be accepted: what was put into the hands of a caller who left goes to the next.
-            if future.done() and not future.cancelled() and future.exception() is None:
-                self._handed.subtract([ticket.holder])
-                if not self._handed[ticket.holder]:
-                    del self._handed[ticket.holder]
-                if not accepted:
-                    self._give_back(future.result())
-        if self._in_hand(database):
-            return database
-        # Its server was lost after the hand-over and before this ran: there is nothing to lease.
-        rest = max(0.0, end - asyncio.get_running_loop().time())
-        return await self._in_turn(replace(request, wait=rest), caller_gone)
-
-    def serve(self) -> None:
-        """Hand ready databases to the callers in line, in turn."""
-        for template in list(self._line.sizes()):
-            while database := self._inventory.take_ready(template, None):
-                ticket = self._line.next(template, self._inventory.held + self._handed)
-                if ticket is None:
-                    break
-                request, future = self._waiters[ticket]
-                if future.done():
-                    continue
-                if not self._inventory.serves(database.server_id, request.postgres):
-                    future.set_exception(self._version_unavailable(request.postgres))
-                    continue
-                self._inventory.put_database(database := database.to(DatabaseState.LEASED))
-                self._handed[ticket.holder] += 1
-                future.set_result(database)
 
     def close(self) -> None:
         """Refuse new requests and those in line."""
         self._closing = True
-        for _, future in self._waiters.values():
-            if not future.done():
-                future.set_exception(ShuttingDownError("The daemon is stopping and leases nothing any more."))
+        self._queue.close()
+        for told in self.at_close:
+            told()
 
     # --- afterwards ---
 
-    def known_template(self, name: str) -> None:
-        """Do nothing when there is such a template.
+    def known_template(self, key: str) -> None:
+        """Do nothing when there is a sealed template with this key.
 
         Raises:
             UnknownTemplateError: there is none.
         """
-        known = {BASE} | self._inventory.sealed_names()
-        if name not in known:
-            raise UnknownTemplateError(f"There is no template {name!r}; there is {', '.join(sorted(known))}.")
+        found = self._inventory.templates.get(key)
+        if is_base(key) or (found and found.sealed):
+            return
+        name, edition = parted(key)
+        state = f"it is not sealed but {found.state}" if found else "it was never built, or evicted"
+        known = sorted(one.name for one in self._inventory.templates.values() if one.sealed and one.edition == edition)
+        there = ", ".join([BASE, *known[:MOST_NAMED]]) + (" and more" if len(known) > MOST_NAMED else "")
+        raise UnknownTemplateError(f"There is no template {name!r} to lease from: {state}. There is {there}.")
 
     def get(self, lease_id: str) -> Lease:
         try:
@@ -240,7 +207,7 @@ class Leasing:
             await self.end(lease, LeaseState.EXPIRED, "its time ran out")
             lease = self.get(lease_id)
         if not lease.active:
-            raise _ended(lease)
+            raise ended(lease)
         lease = lease.renewed(now, ttl)
         await self._ledger.put_lease(lease)
         return lease
@@ -261,22 +228,65 @@ class Leasing:
         await asyncio.gather(*(self.release(lease.id, sync=sync) for lease in leases))
         return len(leases)
 
-    async def end(self, lease: Lease, state: LeaseState, reason: str) -> None:
+    @contextlib.asynccontextmanager
+    async def acting(self, lease_id: str) -> AsyncIterator[Lease]:
+        """Keep the lease from ending while something is done to its database; yields the lease as it is then.
+
+        Raises:
+            LeaseNotFoundError, LeaseEndedError: when there is nothing to act on.
+        """
+        lease = self.get(lease_id)
+        async with self._alone(lease_id):
+            lease = self.get(lease_id)
+            if lease.active and lease.expires_at <= self._clock.now():
+                await self._end(lease, LeaseState.EXPIRED, "its time ran out")
+                lease = self.get(lease_id)
+            if not lease.active:
+                raise ended(lease)
+            yield lease
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, lease_id: str) -> AsyncIterator[None]:
+        acts = self._acts.setdefault(lease_id, _Acts())
+        acts.users += 1
+        try:
+            async with acts.lock:
+                yield
+        finally:
+            acts.users -= 1
+            if not acts.users:
+                del self._acts[lease_id]
+
+    async def end(self, lease: Lease, state: LeaseState, reason: str, *, fact: bool = False) -> None:
         """End an active lease and fence its database; the planner has it dropped afterwards."""
+        if lease.id not in self._acts:
+            await self._end(lease, state, reason, fact=fact)
+            return
+        async with self._alone(lease.id):
+            await self._end(lease, state, reason, fact=fact)
+
+    async def conclude(self, lease: Lease, state: LeaseState, reason: str, *, fact: bool = False) -> None:
+        """Write down that an active lease has ended."""
+        now = self._queue.last_use = self._clock.now()
+        await self._ledger.put_lease(lease.ended(state, now, reason), fact=fact)
+        self._queue.releases.add(now)
+        log.info("lease %s %s: %s", lease.id, state, reason)
+
+    async def _end(self, lease: Lease, state: LeaseState, reason: str, *, fact: bool = False) -> None:
         lease = self.get(lease.id)
         if not lease.active:
             if under_way := self._fencing.get(lease.id):
                 await under_way.wait()
             return
-        now = self.last_use = self._clock.now()
-        await self._ledger.put_lease(lease.ended(state, now, reason))
-        self.releases.add(now)
+        await self.conclude(lease, state, reason, fact=fact)
         fenced = self._fencing[lease.id] = asyncio.Event()
         database = self._inventory.databases[lease.database_id]
-        log.info("lease %s %s: %s", lease.id, state, reason)
         try:
             async with asyncio.timeout(FENCE_LIMIT):
-                await self._admin.fence(database.server_id, database)
+                if self._inventory.server_of(database).exclusive:
+                    await self._throw_away(database.server_id)
+                else:
+                    await self._admin.fence(database.server_id, database)
         except LeasedbError as error:
             # Nothing is lost by going on: the drop ends sessions too, and a dead server lets nobody in.
             self.unfenced.add(database.id)
@@ -287,12 +297,19 @@ class Leasing:
         finally:
             del self._fencing[lease.id]
             fenced.set()
-            if self._in_hand(database):
-                self._inventory.put_database(database.to(DatabaseState.CONDEMNED))
-                if self._line or database.id in self.unfenced:
-                    self._wake()
-                else:
-                    self._wake_soon()
+            await self._condemn(database)
+
+    async def _condemn(self, database: Database) -> None:
+        if spare := self._inventory.spare_for(database.id):  # of a reset that did not come about
+            await self._ledger.put_database(spare.to(DatabaseState.CONDEMNED), fact=True)
+        current = self._inventory.databases.get(database.id)
+        if current is None or current.state is not DatabaseState.LEASED:
+            return
+        self._inventory.put_database(current.to(DatabaseState.CONDEMNED))
+        if self._queue or database.id in self.unfenced:
+            self._wake()
+        else:
+            self._wake_soon()
 
     async def end_overdue(self) -> None:
         """End the leases whose time ran out or whose holder's process is dead."""
@@ -301,6 +318,8 @@ class Leasing:
         ends: list[Awaitable[None]] = []
         for lease in self._inventory.active_leases():
             pid = lease.holder.pid
+            if lease.id in self._acts:
+                continue  # looked at again in a moment
             if lease.expires_at <= now:
                 ends.append(self.end(lease, LeaseState.EXPIRED, "its time ran out"))
             elif pid is not None:
@@ -312,18 +331,20 @@ class Leasing:
 
     # --- parts ---
 
-    def _checked(self, request: LeaseRequest) -> LeaseRequest:
-        """Return the request with the holder's process looked up; raise when it can never be served."""
+    def checked(self, request: LeaseRequest) -> LeaseRequest:
+        """Return the request with its edition and its holder's process found out; raise when it can never be served."""
         if self._closing:
             raise ShuttingDownError("The daemon is stopping and leases nothing any more.")
-        if request.ttl > self._max_ttl:
+        if request.ttl > self.max_ttl:
             raise InvalidRequestError(
-                f"'ttl' is {request.ttl:g} s, and the longest allowed is {self._max_ttl:g} s.",
+                f"'ttl' is {request.ttl:g} s, and the longest allowed is {self.max_ttl:g} s.",
                 hint="Ask for less and renew, or raise LEASEDB_MAX_TTL.",
             )
-        self.known_template(request.template)
-        if request.postgres is not None and self._majors() and request.postgres not in self._majors():
-            raise self._version_unavailable(request.postgres)
+        if request.postgres is not None or request.image is not None:
+            request = replace(request, edition=self.edition(request.postgres, request.image))
+        if parted(request.template)[1]:
+            raise UnknownTemplateError(f"There is no template {request.template!r}: no name has an '@' in it.")
+        self.known_template(request.stock)
         pid = request.holder.pid
         if pid is None:
             return request
@@ -332,50 +353,31 @@ class Leasing:
             raise HolderNotFoundError(f"There is no process {pid} on the daemon's machine.")
         return replace(request, holder=replace(request.holder, pid_started=started))
 
+    def edition(self, postgres: str | None, image: str | None) -> str:
+        """Return what a server has to be made of.
+
+        Raises:
+            VersionUnavailableError: when no server can be.
+        """
+        running = {
+            server.edition: server.versions.major for server in self._inventory.ready_servers() if server.versions
+        }
+        return self._editions().resolve(postgres, image, running=running)
+
+    def _check_version(self, database: Database, request: LeaseRequest) -> None:
+        """Raise when the server turned out to be of another version than was asked for, before one was running."""
+        versions = self._inventory.server_of(database).versions
+        if request.postgres is not None and versions is not None and versions.major != request.postgres:
+            raise VersionUnavailableError(
+                f"Postgres {request.postgres} is not served here; served is Postgres {versions.major}."
+            )
+
     def _repeated(self, request: LeaseRequest, earlier: Lease) -> Lease:
         if earlier.request_digest != request.digest:
             raise IdempotencyMismatchError("The Idempotency-Key was used before, with another body.")
         if not earlier.active:
-            raise _ended(earlier)
+            raise ended(earlier)
         return earlier
-
-    def _in_hand(self, database: Database) -> bool:
-        """Tell whether the database is still what it was when it was handed over."""
-        return self._inventory.databases.get(database.id) is database
-
-    def _give_back(self, database: Database) -> None:
-        if self._in_hand(database):
-            self._inventory.put_database(database.to(DatabaseState.READY))
-            self.serve()
-
-    def _majors(self) -> set[str]:
-        return {server.versions.major for server in self._inventory.ready_servers() if server.versions}
-
-    def _version_unavailable(self, major: str | None) -> VersionUnavailableError:
-        served = ", ".join(sorted(self._majors())) or "none yet"
-        return VersionUnavailableError(f"Postgres {major} is not served here; served is {served}.")
-
-    def _exhausted(self, request: LeaseRequest, ticket: Ticket) -> PoolExhaustedError:
-        now = self._clock.now()
-        position = self._line.position(ticket, self._inventory.held + self._handed)
-        ends = [lease.expires_at for lease in self._inventory.active_leases()]
-        refill = self._refill()
-        state = f"{len(ends)} databases are leased" if self._inventory.ready_servers() else "no server is ready yet"
-        state = f"{state}, {refill.obstacle}" if refill.obstacle else state
-        trouble = self._setbacks.latest(now)
-        return PoolExhaustedError(
-            f"No database of template {request.template!r} came free within {request.wait:g} s: {state}, "
-            f"and this request was number {position} in line.{' The latest trouble: ' + trouble if trouble else ''}",
-            retry_after=estimate(
-                position,
-                rate=refill.rate,
-                room=refill.room,
-                releases=self.releases.per_second(now),
-                soonest=max(0.0, min(ends, default=math.inf) - now),
-            ),
-            position=position,
-            hint="See what leases do: GET /servers tells connections and places." if refill.obstacle else None,
-        )
 
     async def _until_gone(self, database_id: str) -> None:
         try:
@@ -393,6 +395,7 @@ def _same_process(started: Instant | None, recorded: Instant | None) -> bool:
     return started is not None and recorded is not None and abs(started - recorded) < CLOCK_SLACK
 
 
-def _ended(lease: Lease) -> LeaseEndedError:
+def ended(lease: Lease) -> LeaseEndedError:
+    """Return the error for whoever comes too late."""
     kind = LeaseLostError if lease.state is LeaseState.LOST else LeaseEndedError
     return kind(f"The lease {lease.id} is {lease.state}: {lease.end_reason}.")

@@ -2,14 +2,15 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from leasedb_server.domain.database import Database, DatabaseState
 from leasedb_server.domain.errors import StoreFailedError
 from leasedb_server.domain.inventory import Inventory
 from leasedb_server.domain.lease import Instant, Lease
 from leasedb_server.domain.server import Server
-from leasedb_server.domain.template import Template
+from leasedb_server.domain.template import Copy, Template
 from leasedb_server.ports import Store
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,8 @@ class Ledger:
         self.inventory = inventory
         self._store = store
         self._until_gone: dict[str, asyncio.Event] = {}
+        self._until_ended: dict[str, asyncio.Event] = {}
+        self.after_end: list[Callable[[Lease], Awaitable[None]]] = []  # called with each lease that has ended
 
     def __repr__(self) -> str:
         return f"Ledger({self.inventory!r}, {self._store!r})"
@@ -33,6 +36,8 @@ class Ledger:
             self.inventory.put_server(server.unproven())
         for template in snapshot.templates:
             self.inventory.put_template(template)
+        for copy in snapshot.copies:
+            self.inventory.put_copy(copy)
         for lease in snapshot.leases:  # before the databases: one that is gone stays for its lease only
             self.inventory.put_lease(lease)
         for database in snapshot.databases:
@@ -48,6 +53,10 @@ class Ledger:
         await self._write(self._store.save_template(template), fact=fact)
         self.inventory.put_template(template)
 
+    async def put_copy(self, copy: Copy, *, fact: bool = False) -> None:
+        await self._write(self._store.save_copy(copy), fact=fact)
+        self.inventory.put_copy(copy)
+
     async def add_database(self, database: Database) -> None:
         await self._store.add_database(database)
         self.inventory.put_database(database)
@@ -58,6 +67,11 @@ class Ledger:
         if database.state is DatabaseState.GONE and (gone := self._until_gone.pop(database.id, None)):
             gone.set()
 
+    async def put_leased(self, database: Database) -> None:
+        """Write a leased database's partner down. That it is leased is not the database's to say: its lease does."""
+        await self._store.save_database(replace(database, state=DatabaseState.READY))
+        self.inventory.put_database(database)
+
     async def add_lease(self, lease: Lease) -> None:
         await self._store.add_lease(lease)
         self.inventory.put_lease(lease)
@@ -65,6 +79,11 @@ class Ledger:
     async def put_lease(self, lease: Lease, *, fact: bool = False) -> None:
         await self._write(self._store.save_lease(lease), fact=fact)
         self.inventory.put_lease(lease)
+        if not lease.active:
+            if ended := self._until_ended.pop(lease.id, None):
+                ended.set()
+            for told in self.after_end:
+                await told(lease)
 
     async def _write(self, writing: Awaitable[None], *, fact: bool) -> None:
         try:
@@ -87,3 +106,9 @@ class Ledger:
         database = self.inventory.databases.get(database_id)
         if database is not None and database.state is not DatabaseState.GONE:
             await self._until_gone.setdefault(database_id, asyncio.Event()).wait()
+
+    async def until_ended(self, lease_id: str) -> None:
+        """Return when the lease has ended."""
+        lease = self.inventory.leases.get(lease_id)
+        if lease is not None and lease.active:
+            await self._until_ended.setdefault(lease_id, asyncio.Event()).wait()

@@ -7,12 +7,12 @@ from typing import Final
 
 from leasedb_server.domain.cloning import Cloning, Strategy
 from leasedb_server.domain.database import Database, DatabaseState
-from leasedb_server.domain.errors import LeasedbError, ServerRefusedError, ServerUnreachableError, StoreFailedError
+from leasedb_server.domain.errors import LeasedbError, ServerRefusedError, StoreFailedError
 from leasedb_server.domain.names import Kind, Name, new_ident, new_password
 from leasedb_server.domain.pace import Pace
 from leasedb_server.domain.room import Place
 from leasedb_server.domain.setbacks import Setbacks
-from leasedb_server.domain.template import Template
+from leasedb_server.domain.template import Copy
 from leasedb_server.ports import Clock, DatabaseAdmin
 from leasedb_server.usecases.ledger import Ledger
 from leasedb_server.usecases.serving import Serving
@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 # SQLSTATE. Not every file system can share blocks, and Postgres has no code of its own for one that cannot.
 NOT_THIS_WAY: Final = frozenset({"0A000", "22023", "58030", "XX000"})
 DISK_FULL: Final = "53100"  # of memory, too, where files lie there
+# Bytes of a template from which on cloning by the write-ahead log is not even tried: it writes every page twice, and
+# two trials of a large template would keep everybody waiting.
+TOO_LARGE_TO_LOG: Final = 32 * 1024**2
 
 
 @dataclass(slots=True)
@@ -81,6 +84,10 @@ class Making:
     def forget(self, servers: Collection[str]) -> None:
         """Forget what was learned about all servers but these."""
         self._workshops = {server_id: known for server_id, known in self._workshops.items() if server_id in servers}
+        templates = self._inventory.known_templates()
+        for known in self._workshops.values():
+            for template in known.cloning.keys() - templates:
+                del known.cloning[template]
         self._on_disk.intersection_update(self._inventory.databases)
 
     # --- making ---
@@ -96,30 +103,32 @@ class Making:
 
     async def _make(self, database: Database) -> None:
         server_id = database.server_id
-        template = self._inventory.sealed_on(server_id, database.template)
+        copy = self._inventory.sealed_on(server_id, database.template)
+        if copy is None:  # deleted meanwhile
+            await self._become(database, DatabaseState.CONDEMNED)
+            self._wake()
+            return
         try:
-            if template is None:
-                raise ServerUnreachableError(f"Template {database.template!r} is gone from its server.")
-            await self._clone(template, database)
+            await self._clone(copy, database)
         except LeasedbError as error:
             self.fail(server_id, "database %s was not made: %s", database.name, error)
             await self._become(database, DatabaseState.CONDEMNED)
         else:
             self._setbacks.clear(server_id)
-            await self._become(database, DatabaseState.READY)
+            # Of a template that was deleted meanwhile nothing is leased: there may be another of its name.
+            deleted = self._inventory.copies.get(copy.id) is not copy
+            await self._become(database, DatabaseState.CONDEMNED if deleted else DatabaseState.READY)
         self._wake()
 
-    async def _clone(self, template: Template, database: Database) -> None:
+    async def _clone(self, copy: Copy, database: Database) -> None:
         workshop = await self._workshop(database.server_id)
-        cloning = workshop.cloning.setdefault(template.name, Cloning(workshop.strategies))
+        cloning = self._cloning(workshop, copy)
         overflow = self._serving.pulses.place(database.server_id) is Place.OVERFLOW
         # From memory to a disk nothing can be shared, and how long that takes says nothing about the rest.
         strategy = cloning.surest if overflow else cloning.begin()
         work, made, refused = workshop.pace.started(began := self._clock.now()), False, ""
         try:
-            await self._admin.create_database(
-                database.server_id, template.database, database, strategy, overflow=overflow
-            )
+            await self._admin.create_database(database.server_id, copy.database, database, strategy, overflow=overflow)
         except ServerRefusedError as error:
             if error.sqlstate == DISK_FULL:
                 self._serving.pulses.used_up(database.server_id)
@@ -139,6 +148,20 @@ class Making:
                 workshop.pace.ended(work, self._clock.now())
                 if not overflow:
                     cloning.failed(strategy, refused)
+
+    def _cloning(self, workshop: Workshop, copy: Copy) -> Cloning:
+        if copy.template not in workshop.cloning:
+            template = self._inventory.templates.get(copy.template)
+            large = template is not None and (template.size or 0) > TOO_LARGE_TO_LOG
+            ways = tuple(way for way in workshop.strategies if not (large and way is Strategy.LOG))
+            workshop.cloning[copy.template] = Cloning(ways)
+        return workshop.cloning[copy.template]
+
+    async def way(self, server_id: str, template: str) -> Strategy:
+        """Return how to clone this template, for a clone that is not to be ready for others."""
+        workshop = await self._workshop(server_id)
+        known = workshop.cloning.get(template)
+        return known.best if known else workshop.strategies[0]
 
     async def _workshop(self, server_id: str) -> Workshop:
         if server_id not in self._workshops:

@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from leasedb_server.domain.database import DatabaseState
+from leasedb_server.domain.edition import Editions
 from leasedb_server.domain.errors import (
     BackendUnavailableError,
     LeasedbError,
@@ -19,7 +21,7 @@ from leasedb_server.domain.errors import (
 from leasedb_server.domain.lease import LeaseState
 from leasedb_server.domain.names import Kind, Name, new_ident
 from leasedb_server.domain.server import Endpoint, Server, ServerState
-from leasedb_server.domain.template import BASE, Template, TemplateState
+from leasedb_server.domain.template import Copy, CopyState, base_key
 from leasedb_server.ports import Clock, DatabaseAdmin, Progress, ServerBackend, Survey
 from leasedb_server.usecases.ledger import Ledger
 from leasedb_server.usecases.pulses import Pulses
@@ -28,7 +30,6 @@ log = logging.getLogger(__name__)
 
 LOG_LINES: Final = 12  # of a dead server, shown with the error
 ALIVE_EVERY: Final = 0.2  # seconds
-ADOPT_LIMIT: Final = 5.0  # seconds in which a server of an earlier daemon has to answer
 MISSED_BEATS: Final = 3  # in a row, then a server whose process still runs counts as lost
 
 
@@ -81,6 +82,20 @@ class Serving:
             raise NotReadyError("No backend has been chosen yet.")
         return self._chosen
 
+    @property
+    def editions(self) -> Editions:
+        """What servers can be made of; nothing is known before a backend is chosen."""
+        return self._chosen.editions if self._chosen else Editions(None, None)
+
+    def backend_of(self, server: Server) -> ServerBackend | None:
+        """Return the backend that the server came from, if the settings still allow it."""
+        return self._backends.get(server.backend)
+
+    def disposable(self, server: Server) -> bool:
+        """Tell whether the server is ours to throw away."""
+        backend = self._backends.get(server.backend)
+        return backend is not None and backend.disposable
+
     # --- up ---
 
     async def choose(self, progress: Progress) -> None:
@@ -118,10 +133,17 @@ class Serving:
             raise ServerNotFoundError(f"There is no server {server_id!r}.")
         return await self._backends[server.backend].logs(server.name, lines)
 
-    async def begin(self) -> Server:
+    async def begin(self, edition: str = "", *, exclusive: bool = False) -> Server:
         """Write down that a server is going to be started."""
         name = Name(self._daemon, Kind.SERVER, new_ident())
-        server = Server(id=name.ident, name=str(name), backend=self.backend.kind, created_at=self._clock.now())
+        server = Server(
+            id=name.ident,
+            name=str(name),
+            backend=self.backend.kind,
+            created_at=self._clock.now(),
+            edition=edition,
+            exclusive=exclusive,
+        )
         await self._ledger.put_server(server)
         return server
 
@@ -132,15 +154,18 @@ class Serving:
             LeasedbError: when it did not come up; nothing of it is left then.
         """
         try:
-            endpoint = await self.backend.start(server.name)
+            endpoint = await self.backend.start(server.name, server.edition)
             await self._answering(server, endpoint)
             survey = await self._admin.survey(server.id, self._daemon)
-            await self._drop_strangers(server, survey, known=frozenset())
             if not self.backend.disposable:
                 self.notes[server.id] = survey.notes
+                await self._find_again(server, survey)
+            await self.drop_strangers(server, survey, self.staying(server))
             base = await self._building(server)
             versions = await self._admin.create_base(server.id, base.database)
-            await self._ledger.put_template(base.to(TemplateState.SEALED))
+            if server.exclusive:
+                await self._admin.open_up(server.id)
+            await self._ledger.put_copy(base.to(CopyState.SEALED))
             await self._ledger.put_server(server.ready(endpoint, versions, self._clock.now()))
         except BaseException as error:
             await self._abandon(server, str(error))
@@ -170,22 +195,22 @@ class Serving:
         finally:
             opening.cancel()
 
-    async def _building(self, server: Server) -> Template:
+    async def _building(self, server: Server) -> Copy:
         name = Name(self._daemon, Kind.TEMPLATE, new_ident())
-        template = Template(id=name.ident, server_id=server.id, name=BASE, database=str(name))
-        await self._ledger.put_template(template)
-        return template
+        copy = Copy(name.ident, server.id, base_key(server.edition), str(name))
+        await self._ledger.put_copy(copy)
+        return copy
 
     async def _abandon(self, server: Server, error: str) -> None:
         try:
             if not self.backend.disposable:
                 with contextlib.suppress(ServerUnreachableError):  # then nothing was made there either
-                    await self._empty(server)
+                    await self.empty(server)
             await self._admin.close(server.id)
             await self.backend.stop(server.name)
         except LeasedbError as stop_error:
             log.warning("server %s could not be taken away: %s", server.id, stop_error)
-        await self._write_off(server.to(ServerState.GONE, error))
+        await self.write_off(server.to(ServerState.GONE, error))
 
     # --- watched ---
 
@@ -225,7 +250,7 @@ class Serving:
             return  # on its way out meanwhile
         log.error("server %s is lost: %s%s", server.id, why, f" Its last log lines:\n{lines}" if lines else "")
         await self._ledger.put_server(server.to(ServerState.LOST, why), fact=True)
-        await self._end_leases(server, f"its server {server.id} died: {why.rstrip('.')}")
+        await self.end_leases(server, f"its server {server.id} died: {why.rstrip('.')}")
         await self._admin.close(server.id)
 
     async def _last_lines(self, server: Server) -> str:
@@ -250,7 +275,7 @@ class Serving:
         """
         backend = self._backends[server.backend]
         try:
-            await self._end_leases(server, "its server was stopped")
+            await self.end_leases(server, "its server was stopped")
             if not backend.disposable:
                 await self._empty_if_it_answers(server)
             await self._admin.close(server.id)
@@ -258,21 +283,43 @@ class Serving:
         except LeasedbError as error:
             await self._ledger.put_server(server.to(ServerState.LOST, str(error)), fact=True)
             raise
-        await self._write_off(server.to(ServerState.GONE))
+        await self.write_off(server.to(ServerState.GONE), self.staying(server))
         log.info("server %s stopped", server.id)
 
     async def _empty_if_it_answers(self, server: Server) -> None:
         try:
-            await self._empty(server)
+            await self.empty(server)
         except ServerUnreachableError as error:
             log.warning("server %s is emptied when it is used again: %s", server.id, error)
 
-    async def _empty(self, server: Server) -> None:
-        """Drop everything of ours on a server that stays."""
+    async def empty(self, server: Server, *, wholly: bool = False) -> None:
+        """Drop everything of ours on a server that stays; templates, which are of use again, only ``wholly``."""
         survey = await self._admin.survey(server.id, self._daemon)
-        await self._drop_strangers(server, survey, known=frozenset())
+        await self.drop_strangers(server, survey, frozenset() if wholly else self.staying(server))
 
-    async def _end_leases(self, server: Server, reason: str) -> None:
+    def staying(self, server: Server) -> frozenset[str]:
+        """Return the names of the templates that outlive the daemon where they are: on a server that is only lent."""
+        if self.disposable(server):
+            return frozenset()
+        templates = self._inventory.templates
+        return frozenset(
+            copy.database
+            for copy in self._inventory.copies_of(server.id)
+            if copy.state is CopyState.SEALED
+            and copy.template in templates
+            and not templates[copy.template].until_lease
+        )
+
+    async def _find_again(self, server: Server, survey: Survey) -> None:
+        """Take over the templates that an earlier daemon left on a server that is only lent."""
+        for copy in list(self._inventory.copies.values()):
+            if copy.server_id not in self._inventory.servers and copy.state is CopyState.SEALED:
+                there = copy.database in survey.databases
+                found = replace(copy, server_id=server.id) if there else copy.to(CopyState.GONE)
+                await self._ledger.put_copy(found)
+
+    async def end_leases(self, server: Server, reason: str) -> None:
+        """Take note that all leases and databases of a server are lost."""
         now = self._clock.now()
         for lease in self._inventory.active_leases():
             database = self._inventory.databases[lease.database_id]
@@ -281,74 +328,16 @@ class Serving:
         for database in self._inventory.databases_of(server.id):
             await self._ledger.put_database(database.to(DatabaseState.GONE), fact=True)
 
-    async def _write_off(self, server: Server) -> None:
-        for template in self._inventory.templates_of(server.id):
-            await self._ledger.put_template(template.to(TemplateState.GONE), fact=True)
+    async def write_off(self, server: Server, staying: frozenset[str] = frozenset()) -> None:
+        """Take note that a server is gone, and all copies with it but those ``staying``."""
+        for copy in [copy for copy in self._inventory.copies_of(server.id) if copy.database not in staying]:
+            await self._ledger.put_copy(copy.to(CopyState.GONE), fact=True)
         await self._ledger.put_server(server, fact=True)
         self.notes.pop(server.id, None)
         self.pulses.forget(server.id)
         self._missed.pop(server.id, None)
 
-    # --- taken over ---
-
-    async def recover(self) -> None:
-        """Take over what an earlier daemon left: keep the servers that work, take everything else of ours away."""
-        for server in list(self._inventory.servers.values()):
-            if not await self._adopted(server):
-                await self._discard(server)
-        keep = frozenset(server.name for server in self._inventory.servers.values())
-        try:
-            for name in await self.backend.sweep(keep):
-                log.info("took away %s, which no record speaks of", name)
-        except LeasedbError as error:
-            log.warning("not everything that no record speaks of could be taken away: %s", error)
-
-    async def _adopted(self, server: Server) -> bool:
-        backend, endpoint, versions = self._backends.get(server.backend), server.endpoint, server.versions
-        if backend is None or backend is not self._chosen or endpoint is None or versions is None:
-            return False  # not of the backend in use now, or never ready
-        if server.state is not ServerState.STARTING:
-            return False  # on its way out already
-        try:
-            if not await backend.alive(server.name):
-                return False
-            await self._admin.open(server.id, endpoint, self._patience(backend))
-            survey = await self._admin.survey(server.id, self._daemon)
-            base = self._inventory.sealed_on(server.id, BASE)
-            if base is None or base.database not in survey.databases:
-                return False
-            await self._reconcile(server, survey)
-            await self._ledger.put_server(server.ready(endpoint, versions, server.ready_at or self._clock.now()))
-        except LeasedbError as error:
-            log.warning("server %s of an earlier daemon cannot be used: %s", server.id, error)
-            return False
-        self.notes[server.id] = () if backend.disposable else survey.notes
-        log.info("server %s taken over from an earlier daemon", server.id)
-        return True
-
-    def _patience(self, backend: ServerBackend) -> float:
-        """Return the seconds in which a server has to answer: one that was lent may itself be on its way up."""
-        return ADOPT_LIMIT if backend.disposable else self._start_timeout
-
-    async def _reconcile(self, server: Server, survey: Survey) -> None:
-        """Bring record and server together: half-made things go, and so does what has no record."""
-        now = self._clock.now()
-        holders = {lease.database_id: lease for lease in self._inventory.active_leases()}
-        known: set[str] = {template.database for template in self._inventory.templates_of(server.id)}
-        for database in self._inventory.databases_of(server.id):
-            known |= {database.name, database.login}
-            if database.state is DatabaseState.MAKING:
-                await self._ledger.put_database(database.to(DatabaseState.CONDEMNED))
-            elif database.state in {DatabaseState.READY, DatabaseState.LEASED} and (
-                database.name not in survey.databases or database.login not in survey.logins
-            ):
-                if lease := holders.get(database.id):
-                    reason = "its database is no longer on the server"
-                    await self._ledger.put_lease(lease.ended(LeaseState.LOST, now, reason))
-                await self._ledger.put_database(database.to(DatabaseState.CONDEMNED))
-        await self._drop_strangers(server, survey, frozenset(known))
-
-    async def _drop_strangers(self, server: Server, survey: Survey, known: frozenset[str]) -> None:
+    async def drop_strangers(self, server: Server, survey: Survey, known: frozenset[str]) -> None:
         """Drop what has our name and no record. One that the server refuses to drop is no reason against the server."""
         for name in sorted(survey.databases - known):
             log.info("dropping database %s, which no record speaks of", name)
@@ -361,19 +350,3 @@ class Serving:
             await dropping
         except ServerRefusedError as error:
             log.warning("%s stays on server %s: %s", name, server.id, error)
-
-    async def _discard(self, server: Server) -> None:
-        """Take away a server of an earlier daemon that cannot be used, with its leases and databases."""
-        await self._end_leases(server, "its server was gone when the daemon started again")
-        backend = self._backends.get(server.backend)
-        try:
-            # One that stays, and is no longer used. When it is still used, it is emptied when it is brought up.
-            if backend is not self._chosen and server.endpoint and not (backend and backend.disposable):
-                await self._admin.open(server.id, server.endpoint, self._start_timeout)
-                await self._empty(server)
-            await self._admin.close(server.id)
-            if backend is not None:
-                await backend.stop(server.name)
-        except LeasedbError as error:
-            log.warning("server %s of an earlier daemon was left as it is: %s", server.id, error)
-        await self._write_off(server.to(ServerState.GONE))

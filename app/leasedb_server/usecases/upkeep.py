@@ -8,6 +8,7 @@ from typing import Final
 
 from leasedb_server.domain.database import DatabaseState
 from leasedb_server.domain.demand import Demand, Forecast
+from leasedb_server.domain.edition import parted
 from leasedb_server.domain.errors import LeasedbError, StoreFailedError
 from leasedb_server.domain.lease import Instant
 from leasedb_server.domain.pool import (
@@ -27,17 +28,21 @@ from leasedb_server.domain.pool import (
 from leasedb_server.domain.room import Place
 from leasedb_server.domain.server import Server, ServerState
 from leasedb_server.domain.setbacks import Setbacks
-from leasedb_server.domain.template import BASE
+from leasedb_server.domain.template import BASE, CopyState
 from leasedb_server.ports import Clock
 from leasedb_server.usecases.asking import Refill
+from leasedb_server.usecases.copies import Copies
+from leasedb_server.usecases.exclusive import Exclusives
 from leasedb_server.usecases.leasing import Leasing
 from leasedb_server.usecases.ledger import Ledger
 from leasedb_server.usecases.making import Making
+from leasedb_server.usecases.queueing import Queue
 from leasedb_server.usecases.serving import Serving
 
 log = logging.getLogger(__name__)
 
 HISTORY: Final = 600.0  # seconds for which ended leases can be asked about
+EDITION_IDLE: Final = 600.0  # seconds after which the server of an edition that nobody uses stops
 _START: Final = "start of a server"
 
 Spawn = Callable[[Coroutine[None, None, object]], object]
@@ -57,10 +62,13 @@ class Upkeep:
         self,
         ledger: Ledger,
         clock: Clock,
+        *,
+        queue: Queue,
         leasing: Leasing,
         serving: Serving,
         making: Making,
-        *,
+        copies: Copies,
+        exclusives: Exclusives,
         setbacks: Setbacks,
         demand: Demand,
         targets: Targets,
@@ -70,13 +78,17 @@ class Upkeep:
         self._ledger = ledger
         self._inventory = ledger.inventory
         self._clock = clock
+        self._queue = queue
         self._leasing = leasing
         self._serving = serving
         self._making = making
+        self._copies = copies
+        self._exclusives = exclusives
         self._demand = demand
         self._wake = wake
         self._setbacks = setbacks
         self._idle_stop = idle_stop
+        self._used: dict[str, Instant] = {}  # editions beside the default, and when they were used last
         self.targets = targets
 
     def __repr__(self) -> str:
@@ -86,21 +98,40 @@ class Upkeep:
         now = self._clock.now()
         start = self._setbacks.get(_START)
         view = self._inventory.view(
-            self._leasing.waiting(), self._setbacks.retry_at(), start.retry_at if start else NEVER
+            self._queue.waiting(), self._setbacks.retry_at(), start.retry_at if start else NEVER
         )
-        quiet = max(0.0, now - self._leasing.last_use)
+        quiet = max(0.0, now - self._queue.last_use)
+        known = self._inventory.known_templates()
+        held = {name for server in view.servers for name in server.stock}  # of deleted templates nothing is kept ready
         return replace(
             view,
             servers=tuple(map(self._as_learned, view.servers)),
-            wanted={template: self._demand.wanted(template, now) for template in self._inventory.sealed_names()},
+            wanted={name: self._demand.wanted(name, now) if name in known else 0 for name in known | held},
+            pinned=self._queue.pinned(),
+            editions=self._editions(view, now),
             urgent=self._ledger.awaited() | self._leasing.unfenced,
             quiet=quiet,
             asleep=self._idle_stop is not None and quiet >= self._idle_stop and not self._announced(now),
         )
 
+    def _editions(self, view: View, now: Instant) -> dict[str, Instant]:
+        """Return the editions, beside the default, that somebody waits for or has used lately."""
+        editions: dict[str, Instant] = {}
+        leased = [server.edition for server in view.servers if server.leased]
+        for edition in [*leased, *(parted(line)[1] for line in self._queue.waiting())]:
+            if edition:
+                self._used[edition] = now
+        for edition, used in list(self._used.items()):
+            if now - used >= (self._idle_stop or EDITION_IDLE):
+                del self._used[edition]
+                continue
+            start = self._setbacks.get(_start_of(edition))
+            editions[edition] = start.retry_at if start else NEVER
+        return editions
+
     def _announced(self, now: Instant) -> bool:
         """Tell whether somebody said that leases are coming."""
-        names = {BASE} | self._inventory.sealed_names()
+        names = {BASE} | self._inventory.known_templates()
         return any(self._demand.forecast(name, now).hinted for name in names)
 
     def _as_learned(self, server: ServerView) -> ServerView:
@@ -117,11 +148,13 @@ class Upkeep:
     def forecasts(self) -> dict[str, Forecast]:
         """Return what is known of the need for each template."""
         now = self._clock.now()
-        return {template: self._demand.forecast(template, now) for template in sorted(self._inventory.sealed_names())}
+        return {
+            template: self._demand.forecast(template, now) for template in sorted(self._inventory.known_templates())
+        }
 
     def refill(self) -> Refill:
         """Return how quickly databases are made, and for how many more there is room."""
-        ready = [server.id for server in self._inventory.ready_servers()]
+        ready = self._shared()
         full = bool(ready) and all(self._serving.pulses.place(server_id) is Place.NONE for server_id in ready)
         counts = self._inventory.counts_of_all()
         there = counts.total() - counts[DatabaseState.GONE]
@@ -131,11 +164,14 @@ class Upkeep:
         return Refill(self._rate(), 0 if full else max(0, self.targets.most - there), obstacle)
 
     def _rate(self) -> float:
-        return sum(self._making.pace(server.id).rate for server in self._inventory.ready_servers())
+        return sum(self._making.pace(server_id).rate for server_id in self._shared())
 
     def _clone_seconds(self) -> float:
-        paces = [self._making.pace(server.id).clone_seconds for server in self._inventory.ready_servers()]
+        paces = [self._making.pace(server_id).clone_seconds for server_id in self._shared()]
         return sum(paces) / len(paces) if paces else 0.0
+
+    def _shared(self) -> list[str]:
+        return [server.id for server in self._inventory.ready_servers() if not server.exclusive]
 
     @property
     def asleep(self) -> bool:
@@ -169,10 +205,11 @@ class Upkeep:
         if limit is not None and limit < self.targets.servers:
             log.warning("the backend %s runs %d server, not %d", self._serving.kind, limit, self.targets.servers)
             self.targets = replace(self.targets, servers=limit)
-        missing = self.targets.servers - len(self._inventory.servers)
+        default = [one for one in self._inventory.servers.values() if not one.edition and not one.exclusive]
+        missing = self.targets.servers - len(default)
         servers = [await self._serving.begin() for _ in range(missing)]
         failures = [error for error in await asyncio.gather(*map(self._attempt, servers)) if error]
-        self._leasing.last_use = self._clock.now()
+        self._queue.last_use = self._clock.now()
         self._templates_known()
         if failures and not self._inventory.ready_servers():
             raise failures[0]
@@ -182,6 +219,9 @@ class Upkeep:
     async def shut_down(self) -> None:
         """End all leases and take all servers away; what cannot be taken away now is at the next start."""
         self._leasing.close()
+        self._exclusives.close()
+        await self._copies.keep()
+        await self._exclusives.ended()
         servers = [await self._serving.condemn(server) for server in list(self._inventory.servers.values())]
         await asyncio.gather(*map(self._stop, servers))
 
@@ -193,21 +233,26 @@ class Upkeep:
         Returns:
             Seconds until it may be calm, and planning again makes sense without anything having happened; 0 when it is.
         """
-        self._leasing.serve()
+        self._queue.serve()
+        self._exclusives.serve()
         self._demand.refills(self._rate(), self._clone_seconds())
         try:
             for action in plan(self.view(), self.targets, self._clock.now()):
                 if work := await self._begun(action):
                     spawn(work)
+            for work in self._copies.due():
+                spawn(work)
+            async for work in self._exclusives.due():
+                spawn(work)
         except StoreFailedError as error:
             log.error("%s", error)
-        return max(0.0, CALM - max(0.0, self._clock.now() - self._leasing.last_use))
+        return max(0.0, CALM - max(0.0, self._clock.now() - self._queue.last_use))
 
     async def _begun(self, action: Action) -> Coroutine[None, None, object] | None:
         """Write the intent down and return the rest of the work, if there is any."""
         match action:
-            case StartServer():
-                return self._bring_up(await self._serving.begin())
+            case StartServer(edition):
+                return self._bring_up(await self._serving.begin(edition))
             case StopServer(server_id):
                 return self._stop(await self._serving.condemn(self._inventory.servers[server_id]))
             case MakeDatabase(server_id, template):
@@ -227,9 +272,9 @@ class Upkeep:
         try:
             await self._serving.bring_up(server)
         except LeasedbError as error:
-            self._setbacks.add(_START, str(error), self._clock.now())
+            self._setbacks.add(_start_of(server.edition), str(error), self._clock.now())
             return error
-        self._setbacks.clear(_START)
+        self._setbacks.clear(_start_of(server.edition))
         self._templates_known()
         self._wake.set()
         return None
@@ -244,7 +289,8 @@ class Upkeep:
         self._wake.set()
 
     def _templates_known(self) -> None:
-        for template in self._inventory.sealed_names():
+        # What has no copy yet is brought, and kept ready, when somebody asks for it.
+        for template in {copy.template for copy in self._inventory.copies.values() if copy.state is CopyState.SEALED}:
             self._demand.known(template, self._clock.now())
 
     # --- what time brings ---
@@ -253,15 +299,17 @@ class Upkeep:
         """End overdue leases."""
         try:
             await self._leasing.end_overdue()
+            await self._copies.tidy()
         except StoreFailedError as error:
             log.error("%s", error)
 
     async def tidy(self) -> None:
         """Forget leases that ended long ago, here and on the servers, and what was learned and no longer matters."""
-        self._demand.forget({BASE} | self._inventory.sealed_names(), self._clock.now())
+        self._demand.forget({BASE} | self._inventory.known_templates(), self._clock.now())
         self._making.forget(self._inventory.servers)
         self._leasing.unfenced.intersection_update(self._inventory.databases)
         try:
+            await self._copies.write_uses_down()
             await self._ledger.forget(self._clock.now() - HISTORY)
             for server in self._inventory.ready_servers():
                 await self._serving.tidy(server)
@@ -285,3 +333,7 @@ class Upkeep:
 
     def _is_lost(self, server_id: str) -> bool:
         return self._inventory.servers[server_id].state is ServerState.LOST
+
+
+def _start_of(edition: str) -> str:
+    return f"{_START} {edition}".rstrip()
