@@ -1,18 +1,22 @@
-"""The two clients: the same methods, the same arguments, one with await."""
+"""The client that blocks; `_async_client` has its twin."""
 
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from leasedb._discovery import find_address
-from leasedb._lease import AsyncLease, Lease
+from leasedb._exchange import Pid
+from leasedb._lease import Lease
 from leasedb._models import Demand, Health, LeaseSummary, Pool, Readiness, Servers
-from leasedb._protocol import Pid
-from leasedb._transport import AsyncLine, Line
+from leasedb._protocol import Terms
+from leasedb._recipe import Recipes, edition_of
+from leasedb._template import Template, key_of
+from leasedb._templating import TemplateMethods
+from leasedb._transport import Line
 
 
-class Client:
+class Client(TemplateMethods):
     """A leasedb daemon, over one pool of connections. Safe to use from several threads, and after a fork.
 
         with Client() as client, client.lease() as lease:
@@ -28,6 +32,7 @@ class Client:
 
     def __init__(self, url: str | None = None, token: str | None = None) -> None:
         self._line = Line(find_address(url, token))
+        self._recipes = Recipes()
 
     def __repr__(self) -> str:
         return f"<Client of {self.url}>"
@@ -38,13 +43,17 @@ class Client:
 
     def acquire(
         self,
-        template: str = "base",
+        template: Template | str = "base",
         *,
         ttl: float | None = None,
         wait: float | None = None,
         holder: str | None = None,
         labels: Mapping[str, str] | None = None,
         postgres: str | None = None,
+        image: str | None = None,
+        server: Literal["shared", "exclusive"] = "shared",
+        database: str | None = None,
+        user: str | None = None,
         pid: Pid = "auto",
         heartbeat: bool = True,
         idempotency_key: str | None = None,
@@ -52,12 +61,17 @@ class Client:
         """Take a lease on a fresh database; wait in line when none is free.
 
         Args:
-            template: what the database is a clone of; "base" is empty but for the extension `vector`.
+            template: what the database is a clone of, a name or what `template` returned; "base" is empty but for the
+                extension `vector`. One that `template` made here and that is gone is made again, once.
             ttl: seconds until the lease ends unless it is renewed; the daemon's default (300) when left out.
             wait: seconds to wait for a database at most, 0 to 3600; the daemon's default (60) when left out.
             holder: who asks, for those who read the list of leases; the user, the host and the folder when left out.
             labels: at most 32, to find and release leases by.
-            postgres: the major version wanted, such as "18".
+            postgres: the major version wanted, such as "18", among those the daemon is allowed to serve.
+            image: the image of the server wanted, likewise.
+            server: "exclusive" for a whole server with a superuser login, which is thrown away afterwards.
+            database: name of the database on an exclusive server; a made-up one when left out.
+            user: name of the login on an exclusive server, likewise.
             pid: the process with which the lease ends. "auto": this one, when the daemon runs among the same
                 processes; None: none.
             heartbeat: renew the lease in the background until it is released or this client is closed.
@@ -68,28 +82,37 @@ class Client:
             DaemonUnreachableError: nothing answers.
             LeasedbError: the daemon refused, for the reason told.
         """
-        exchange = self._line.wire.acquire(
-            template=template,
+        name, postgres, image = edition_of(template, postgres, image)
+        terms = Terms(
+            template=name,
             ttl=ttl,
             wait=wait,
             holder=holder,
             labels=labels,
             postgres=postgres,
+            image=image,
+            server=server,
+            database=database,
+            user=user,
             pid=pid,
             idempotency_key=idempotency_key,
         )
-        return Lease(self._line, self._line.run(exchange), heartbeat=heartbeat)
+        return Lease(self._line, self._leased(terms), heartbeat=heartbeat)
 
     @contextmanager
     def lease(
         self,
-        template: str = "base",
+        template: Template | str = "base",
         *,
         ttl: float | None = None,
         wait: float | None = None,
         holder: str | None = None,
         labels: Mapping[str, str] | None = None,
         postgres: str | None = None,
+        image: str | None = None,
+        server: Literal["shared", "exclusive"] = "shared",
+        database: str | None = None,
+        user: str | None = None,
         pid: Pid = "auto",
         heartbeat: bool = True,
         idempotency_key: str | None = None,
@@ -102,6 +125,10 @@ class Client:
             holder=holder,
             labels=labels,
             postgres=postgres,
+            image=image,
+            server=server,
+            database=database,
+            user=user,
             pid=pid,
             heartbeat=heartbeat,
             idempotency_key=idempotency_key,
@@ -110,7 +137,7 @@ class Client:
             yield lease
 
     def expect(
-        self, count: int, template: str = "base", *, holder: str | None = None, ttl: float | None = None
+        self, count: int, template: Template | str = "base", *, holder: str | None = None, ttl: float | None = None
     ) -> Demand:
         """Announce so many leases of a template, so that the daemon has databases ready when they come.
 
@@ -126,7 +153,7 @@ class Client:
             UnknownTemplateError: there is no such template.
             LeasedbError: the daemon refused, for the reason told; NotFoundError: it is too old for announcements.
         """
-        return self._line.run(self._line.wire.expect(count, template=template, holder=holder, ttl=ttl))
+        return self._line.run(self._line.wire.expect(count, template=key_of(template), holder=holder, ttl=ttl))
 
     def get(self, lease_id: str) -> Lease:
         """Return a lease by its id, ended ones for ten minutes too. It is not renewed in the background.
@@ -197,190 +224,3 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-
-class AsyncClient:
-    """A leasedb daemon, over one pool of connections. Belongs to one event loop.
-
-        async with AsyncClient() as client, client.lease() as lease:
-            await psycopg.AsyncConnection.connect(lease.dsn)
-
-    Args:
-        url: where the daemon listens; ``LEASEDB_URL``, else http://127.0.0.1:7432, when left out.
-        token: what it asks for, if anything; ``LEASEDB_TOKEN`` when left out.
-
-    Raises:
-        InvalidAddressError: when one of them cannot be used.
-    """
-
-    def __init__(self, url: str | None = None, token: str | None = None) -> None:
-        self._line = AsyncLine(find_address(url, token))
-
-    def __repr__(self) -> str:
-        return f"<AsyncClient of {self.url}>"
-
-    @property
-    def url(self) -> str:
-        return self._line.address.url
-
-    async def acquire(
-        self,
-        template: str = "base",
-        *,
-        ttl: float | None = None,
-        wait: float | None = None,
-        holder: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        postgres: str | None = None,
-        pid: Pid = "auto",
-        heartbeat: bool = True,
-        idempotency_key: str | None = None,
-    ) -> AsyncLease:
-        """Take a lease on a fresh database; wait in line when none is free.
-
-        Args:
-            template: what the database is a clone of; "base" is empty but for the extension `vector`.
-            ttl: seconds until the lease ends unless it is renewed; the daemon's default (300) when left out.
-            wait: seconds to wait for a database at most, 0 to 3600; the daemon's default (60) when left out.
-            holder: who asks, for those who read the list of leases; the user, the host and the folder when left out.
-            labels: at most 32, to find and release leases by.
-            postgres: the major version wanted, such as "18".
-            pid: the process with which the lease ends. "auto": this one, when the daemon runs among the same
-                processes; None: none.
-            heartbeat: renew the lease in the background until it is released or this client is closed.
-            idempotency_key: two calls with the same key get the same lease; a new key when left out.
-
-        Raises:
-            PoolExhaustedError: no database came free within ``wait``.
-            DaemonUnreachableError: nothing answers.
-            LeasedbError: the daemon refused, for the reason told.
-        """
-        exchange = self._line.wire.acquire(
-            template=template,
-            ttl=ttl,
-            wait=wait,
-            holder=holder,
-            labels=labels,
-            postgres=postgres,
-            pid=pid,
-            idempotency_key=idempotency_key,
-        )
-        return AsyncLease(self._line, await self._line.run(exchange), heartbeat=heartbeat)
-
-    @asynccontextmanager
-    async def lease(
-        self,
-        template: str = "base",
-        *,
-        ttl: float | None = None,
-        wait: float | None = None,
-        holder: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        postgres: str | None = None,
-        pid: Pid = "auto",
-        heartbeat: bool = True,
-        idempotency_key: str | None = None,
-    ) -> AsyncIterator[AsyncLease]:
-        """Take a lease for the length of a `async with` block. Takes and raises what `acquire` does."""
-        lease = await self.acquire(
-            template,
-            ttl=ttl,
-            wait=wait,
-            holder=holder,
-            labels=labels,
-            postgres=postgres,
-            pid=pid,
-            heartbeat=heartbeat,
-            idempotency_key=idempotency_key,
-        )
-        async with lease:
-            yield lease
-
-    async def expect(
-        self, count: int, template: str = "base", *, holder: str | None = None, ttl: float | None = None
-    ) -> Demand:
-        """Announce so many leases of a template, so that the daemon has databases ready when they come.
-
-        Each lease of the same holder and template counts one down; a new announcement replaces the holder's last one.
-
-        Args:
-            count: of the leases to come, 0 to 10000; 0 takes an announcement back.
-            template: what they will be clones of.
-            holder: who will ask, with the same words as in `acquire`; the same default.
-            ttl: seconds after which the rest is not believed any more; the daemon's default (300) when left out.
-
-        Raises:
-            UnknownTemplateError: there is no such template.
-            LeasedbError: the daemon refused, for the reason told; NotFoundError: it is too old for announcements.
-        """
-        return await self._line.run(self._line.wire.expect(count, template=template, holder=holder, ttl=ttl))
-
-    async def get(self, lease_id: str) -> AsyncLease:
-        """Return a lease by its id, ended ones for ten minutes too. It is not renewed in the background.
-
-        Raises:
-            LeaseNotFoundError: there is none.
-        """
-        return AsyncLease(self._line, await self._line.run(self._line.wire.get(lease_id)), heartbeat=False)
-
-    async def leases(
-        self, *, state: str | None = None, holder: str | None = None, labels: Mapping[str, str] | None = None
-    ) -> list[LeaseSummary]:
-        """List leases: of one state (active, released, expired, lost), of one holder, with all of these labels."""
-        return await self._line.run(self._line.wire.leases(state=state, holder=holder, labels=labels))
-
-    async def renew(self, lease_id: str, ttl: float | None = None) -> AsyncLease:
-        """Let a lease live ``ttl`` seconds from now; the daemon's default when left out. See `AsyncLease.renew`."""
-        return AsyncLease(self._line, await self._line.run(self._line.wire.renew(lease_id, ttl)), heartbeat=False)
-
-    async def release(self, lease_id: str, *, sync: bool = False) -> None:
-        """Release a lease by its id; an ended one is no error. With ``sync``, return only once the database is gone.
-
-        Raises:
-            LeaseNotFoundError: there is none.
-        """
-        await self._line.run(self._line.wire.release(lease_id, sync=sync))
-
-    async def release_all(self, labels: Mapping[str, str], *, sync: bool = False) -> int:
-        """Release all active leases that have all of these labels, at least one, and return how many there were."""
-        return await self._line.run(self._line.wire.release_all(labels, sync=sync))
-
-    async def servers(self) -> Servers:
-        """List the servers, and why they come from where they come from."""
-        return await self._line.run(self._line.wire.servers())
-
-    async def server_logs(self, server_id: str, lines: int = 200) -> str:
-        """Return the last lines a server logged.
-
-        Raises:
-            ServerNotFoundError: there is no such server.
-        """
-        return await self._line.run(self._line.wire.server_logs(server_id, lines))
-
-    async def pool(self) -> Pool:
-        """Return the stock of databases."""
-        return await self._line.run(self._line.wire.pool())
-
-    async def health(self) -> Health:
-        """Return that the daemon lives, ready or not."""
-        return await self._line.run(self._line.wire.health())
-
-    async def ready(self) -> Readiness:
-        """Return that the daemon leases at once.
-
-        Raises:
-            NotReadyError: it lives, but does not yet or cannot; the message says why.
-        """
-        return await self._line.run(self._line.wire.ready())
-
-    async def close(self) -> None:
-        """Stop renewing and close the connections. Leases not released end with this process or their time."""
-        await self._line.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.close()

@@ -23,7 +23,11 @@ class Holder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseSummary:
-    """A lease without its login. ``state`` is active, released, expired or lost; ``ttl`` is in seconds."""
+    """A lease without its login. ``state`` is active, released, expired or lost; ``ttl`` is in seconds.
+
+    ``server_kind``: "exclusive" where the lease has the whole server, else "shared"; ``builds``: name of the template
+    that is made in it; ``image``: the one that was asked for.
+    """
 
     id: str
     state: str
@@ -39,6 +43,9 @@ class LeaseSummary:
     ttl: float
     ended_at: datetime | None = None
     end_reason: str = ""
+    server_kind: str = "shared"
+    builds: str | None = None
+    image: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,18 +226,18 @@ def as_json(model: Any) -> dict[str, Any]:
     return {key: plain(value) for key, value in dataclasses.asdict(model).items()}
 
 
-def _text(data: Json, key: str) -> str:
+def text(data: Json, key: str) -> str:
     value = data[key]
     if not isinstance(value, str):
         raise TypeError(f"{key!r} is not text")
     return value
 
 
-def _text_or_none(data: Json, key: str) -> str | None:
-    return None if data.get(key) is None else _text(data, key)
+def text_or_none(data: Json, key: str) -> str | None:
+    return None if data.get(key) is None else text(data, key)
 
 
-def _int_or_none(data: Json, key: str) -> int | None:
+def int_or_none(data: Json, key: str) -> int | None:
     return None if data.get(key) is None else int(data[key])
 
 
@@ -238,34 +245,37 @@ def _texts(value: Any) -> dict[str, str]:
     return {str(key): str(item) for key, item in value.items()}
 
 
-def _time(data: Json, key: str) -> datetime:
-    instant = datetime.fromisoformat(_text(data, key))
+def time(data: Json, key: str) -> datetime:
+    instant = datetime.fromisoformat(text(data, key))
     if instant.tzinfo is None:
         raise ValueError(f"{key!r} has no time zone")
     return instant
 
 
-def _time_or_none(data: Json, key: str) -> datetime | None:
-    return None if data.get(key) is None else _time(data, key)
+def time_or_none(data: Json, key: str) -> datetime | None:
+    return None if data.get(key) is None else time(data, key)
 
 
 def _summary_fields(data: Json) -> dict[str, Any]:
     holder = data.get("holder") or {}
     return {
-        "id": _text(data, "id"),
-        "state": _text(data, "state"),
-        "template": _text(data, "template"),
-        "server": _text(data, "server"),
-        "backend": _text(data, "backend"),
+        "id": text(data, "id"),
+        "state": text(data, "state"),
+        "template": text(data, "template"),
+        "server": text(data, "server"),
+        "backend": text(data, "backend"),
         "versions": _texts(data.get("versions") or {}),
         "holder": Holder(str(holder.get("name") or ""), holder.get("pid")),
         "labels": _texts(data.get("labels") or {}),
-        "created_at": _time(data, "created_at"),
-        "expires_at": _time(data, "expires_at"),
-        "max_expires_at": _time(data, "max_expires_at"),
+        "created_at": time(data, "created_at"),
+        "expires_at": time(data, "expires_at"),
+        "max_expires_at": time(data, "max_expires_at"),
         "ttl": float(data["ttl"]),
-        "ended_at": _time_or_none(data, "ended_at"),
+        "ended_at": time_or_none(data, "ended_at"),
         "end_reason": str(data.get("end_reason") or ""),
+        "server_kind": str(data.get("server_kind") or "shared"),
+        "builds": text_or_none(data, "builds"),
+        "image": text_or_none(data, "image"),
     }
 
 
@@ -280,15 +290,15 @@ def lease_summaries(data: Json) -> list[LeaseSummary]:
 def lease_record(data: Json) -> LeaseRecord:
     return LeaseRecord(
         **_summary_fields(data),
-        host=_text(data, "host"),
+        host=text(data, "host"),
         port=int(data["port"]),
-        database=_text(data, "database"),
-        user=_text(data, "user"),
-        dsn=_text(data, "dsn"),
-        password=_text(data, "password"),
+        database=text(data, "database"),
+        user=text(data, "user"),
+        dsn=text(data, "dsn"),
+        password=text(data, "password"),
         urls=_texts({name: url for name, url in data["urls"].items() if url is not None}),
         env=_texts(data["env"]),
-        socket=_text_or_none(data, "socket"),
+        socket=text_or_none(data, "socket"),
     )
 
 
@@ -297,21 +307,21 @@ def _server(data: Json) -> Server:
     connections = data.get("connections")
     versions = data.get("versions")
     return Server(
-        id=_text(data, "id"),
-        name=_text(data, "name"),
-        backend=_text(data, "backend"),
-        state=_text(data, "state"),
+        id=text(data, "id"),
+        name=text(data, "name"),
+        backend=text(data, "backend"),
+        state=text(data, "state"),
         host=data.get("host"),
-        port=_int_or_none(data, "port"),
+        port=int_or_none(data, "port"),
         versions=None if versions is None else _texts(versions),
-        created_at=_time(data, "created_at"),
-        ready_at=_time_or_none(data, "ready_at"),
+        created_at=time(data, "created_at"),
+        ready_at=time_or_none(data, "ready_at"),
         error=str(data.get("error") or ""),
         databases=DatabaseCounts(*(int(counts.get(key, 0)) for key in ("ready", "making", "leased", "condemned"))),
         notes=tuple(str(note) for note in data.get("notes") or ()),
         cloning=tuple(_cloning_way(way) for way in data.get("cloning") or ()),
-        workers=_int_or_none(data, "workers"),
-        memory=_int_or_none(data, "memory"),
+        workers=int_or_none(data, "workers"),
+        memory=int_or_none(data, "memory"),
         place=str(data.get("place") or ""),
         connections=None if connections is None else Connections(int(connections["used"]), int(connections["most"])),
     )
@@ -320,8 +330,8 @@ def _server(data: Json) -> Server:
 def _cloning_way(data: Json) -> CloningWay:
     milliseconds = data.get("milliseconds")
     return CloningWay(
-        template=_text(data, "template"),
-        strategy=_text(data, "strategy"),
+        template=text(data, "template"),
+        strategy=text(data, "strategy"),
         milliseconds=None if milliseconds is None else float(milliseconds),
         clones=int(data.get("clones", 0)),
         chosen=bool(data.get("chosen")),
@@ -330,16 +340,14 @@ def _cloning_way(data: Json) -> CloningWay:
 
 
 def servers(data: Json) -> Servers:
-    return Servers(
-        _text(data, "backend"), str(data.get("reason") or ""), tuple(_server(one) for one in data["servers"])
-    )
+    return Servers(text(data, "backend"), str(data.get("reason") or ""), tuple(_server(one) for one in data["servers"]))
 
 
 def pool(data: Json) -> Pool:
     shares = tuple(
         PoolShare(
-            server=_text(share, "server"),
-            template=_text(share, "template"),
+            server=text(share, "server"),
+            template=text(share, "template"),
             **{key: int(share.get(key, 0)) for key in ("ready", "making", "leased", "target")},
         )
         for share in data.get("per") or ()
@@ -347,7 +355,7 @@ def pool(data: Json) -> Pool:
     counts = {key: int(data[key]) for key in ("ready", "making", "leased", "condemned", "waiting")}
     return Pool(
         **counts,
-        max=_int_or_none(data, "max"),
+        max=int_or_none(data, "max"),
         per=shares,
         demand=tuple(_template_demand(one) for one in data.get("demand") or ()),
         asleep=bool(data.get("asleep")),
@@ -356,7 +364,7 @@ def pool(data: Json) -> Pool:
 
 def _template_demand(data: Json) -> TemplateDemand:
     return TemplateDemand(
-        template=_text(data, "template"),
+        template=text(data, "template"),
         target=int(data["target"]),
         rate=float(data.get("rate") or 0),
         hinted=int(data.get("hinted") or 0),
@@ -366,17 +374,17 @@ def _template_demand(data: Json) -> TemplateDemand:
 
 def demand(data: Json) -> Demand:
     return Demand(
-        template=_text(data, "template"),
-        holder=_text(data, "holder"),
+        template=text(data, "template"),
+        holder=text(data, "holder"),
         count=int(data["count"]),
-        expires_at=_time(data, "expires_at"),
+        expires_at=time(data, "expires_at"),
         target=int(data["target"]),
     )
 
 
 def health(data: Json) -> Health:
-    return Health(_text(data, "status"), _text(data, "version"), int(data["pid"]), str(data.get("pid_space") or ""))
+    return Health(text(data, "status"), text(data, "version"), int(data["pid"]), str(data.get("pid_space") or ""))
 
 
 def readiness(data: Json) -> Readiness:
-    return Readiness(_text(data, "status"), str(data.get("backend") or ""), int(data["servers"]), int(data["ready"]))
+    return Readiness(text(data, "status"), str(data.get("backend") or ""), int(data["servers"]), int(data["ready"]))

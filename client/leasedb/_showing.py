@@ -1,61 +1,34 @@
-"""The client's findings as text for people: tables, durations, the doctor's list."""
+"""The client's findings as text for people: the status, the doctor's list."""
 
 import importlib
 import importlib.metadata
 import importlib.util
 import platform
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import leasedb
 from leasedb._client import Client
-from leasedb._errors import LeasedbError, NotReadyError
+from leasedb._errors import LeasedbError, NotFoundError, NotReadyError
 from leasedb._models import CloningWay, Health, LeaseSummary, Pool, Server, Servers
+from leasedb._tables import count, cut, duration, size, table
+from leasedb._template import Templates
+from leasedb._template_showing import template_notes
 
 INSTALL = "pip install 'leasedb[server,embedded]'"
 _BACKENDS = frozenset({"container", "embedded", "existing"})
-_LONGEST_CELL = 60
 _MANY = 0.8  # the part of a server's connections from which on it is worth a note
-
-
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows, the first one being the head, with their columns aligned, cut to the terminal's width if any."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    if not sys.stdout.isatty():
-        return lines
-    width = shutil.get_terminal_size().columns
-    return [line if len(line) <= width else f"{line[: width - 1]}…" for line in lines]
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as "48s", "4m 48s", "3h 05m" or "2d 03h"; never negative."""
-    whole = max(0, round(seconds))
-    minutes, seconds_left = divmod(whole, 60)
-    hours, minutes_left = divmod(minutes, 60)
-    days, hours_left = divmod(hours, 24)
-    if days:
-        return f"{days}d {hours_left:02}h"
-    if hours:
-        return f"{hours}h {minutes_left:02}m"
-    return f"{minutes}m {seconds_left:02}s" if minutes else f"{whole}s"
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _cut(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _LONGEST_CELL else f"{text[: _LONGEST_CELL - 1]}…"
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """All that `leasedb status` shows. ``not_ready`` says why the daemon does not lease; empty when it does."""
+    """All that `leasedb status` shows. ``not_ready`` says why the daemon does not lease; empty when it does.
+
+    An older daemon tells of no templates.
+    """
 
     url: str
     health: Health
@@ -63,6 +36,7 @@ class Status:
     servers: Servers
     pool: Pool
     leases: list[LeaseSummary]
+    templates: Templates
 
 
 def ask_status(client: Client) -> Status:
@@ -72,7 +46,11 @@ def ask_status(client: Client) -> Status:
         client.ready()
     except NotReadyError as error:
         not_ready = error.detail
-    return Status(client.url, health, not_ready, client.servers(), client.pool(), client.leases(state="active"))
+    templates = Templates()
+    with suppress(NotFoundError):
+        templates = client.templates()
+    leases = client.leases(state="active")
+    return Status(client.url, health, not_ready, client.servers(), client.pool(), leases, templates)
 
 
 def status_lines(status: Status, now: datetime | None = None) -> list[str]:
@@ -85,7 +63,7 @@ def status_lines(status: Status, now: datetime | None = None) -> list[str]:
         "",
         *_server_lines(servers, status.pool),
         *(f"note on {server.id}: {note}" for server in servers.servers for note in _notes(server)),
-        *_template_lines(servers, status.pool),
+        *_template_lines(status),
         "",
         *_lease_lines(status.leases, now or datetime.now(UTC)),
     ]
@@ -130,7 +108,7 @@ def _server_lines(servers: Servers, pool: Pool) -> list[str]:
                 str(server.databases.ready),
                 str(server.databases.leased),
                 _files(server),
-                _cut(server.error),
+                cut(server.error),
             ]
         )
     if not any(server.error for server in servers.servers):
@@ -156,26 +134,32 @@ def _notes(server: Server) -> Iterator[str]:
         yield f"{used} of {most} connections are in use, leases wait when there are none"
 
 
-def _template_lines(servers: Servers, pool: Pool) -> list[str]:
+def _template_lines(status: Status) -> list[str]:
     """Say of each template what is wanted, why, and how long each server takes for a clone by the way it chose."""
+    pool, templates = status.pool, {template.key: template for template in status.templates}
     targets, demands = _targets(pool), {demand.template: demand for demand in pool.demand}
-    if not targets or not servers.servers:
-        return []
-    rows = [["TEMPLATE", "WANTED", "READY", "PER SECOND", "ANNOUNCED", "CLONED IN"]]
-    for template, target in targets.items():
-        demand = demands.get(template)
-        ways = [way for server in servers.servers for way in server.cloning if way.template == template and way.chosen]
+    chosen = [way for server in status.servers.servers for way in server.cloning if way.chosen]
+    rows = [["TEMPLATE", "SIZE", "WANTED", "READY", "PER SECOND", "ANNOUNCED", "CLONED IN"]]
+    for key in dict.fromkeys([*templates, *targets]):
+        template, demand = templates.get(key), demands.get(key)
+        if template is not None and template.state != "sealed":
+            continue  # has a line of its own
         rows.append(
             [
-                template,
-                str(target),
-                str(sum(share.ready for share in pool.per if share.template == template)),
+                key,
+                "-" if template is None or template.bytes is None else size(template.bytes),
+                str(targets.get(key, "-")),
+                str(sum(share.ready for share in pool.per if share.template == key)),
                 f"{demand.rate:.1f}" if demand else "-",
                 str(demand.hinted) if demand else "-",
-                ", ".join(map(_cloned, ways)) or "-",
+                ", ".join(_cloned(way) for way in chosen if way.template == key) or "-",
             ]
         )
-    return ["", *table(rows)]
+    lines = [
+        *(table(rows) if len(rows) > 1 else ()),
+        *(f"template {note}" for note in template_notes(status.templates)),
+    ]
+    return ["", *lines] if lines else []
 
 
 def _cloned(way: CloningWay) -> str:
@@ -189,16 +173,23 @@ def _lease_lines(leases: Sequence[LeaseSummary], now: datetime) -> list[str]:
     rows += [
         [
             lease.id,
-            lease.template,
+            _use(lease),
             duration((now - lease.created_at).total_seconds()),
             duration((lease.expires_at - now).total_seconds()),
             "-" if lease.holder.pid is None else str(lease.holder.pid),
-            _cut(lease.holder.name) or "-",
-            _cut(" ".join(f"{key}={value}" for key, value in sorted(lease.labels.items()))),
+            cut(lease.holder.name) or "-",
+            cut(" ".join(f"{key}={value}" for key, value in sorted(lease.labels.items()))),
         ]
         for lease in leases
     ]
     return table(rows)
+
+
+def _use(lease: LeaseSummary) -> str:
+    """Say what a lease's database is, or becomes."""
+    if lease.builds is not None:
+        return f"builds {lease.builds}"
+    return f"{lease.template}, exclusive" if lease.server_kind == "exclusive" else lease.template
 
 
 @dataclass(frozen=True, slots=True)

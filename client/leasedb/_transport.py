@@ -5,7 +5,7 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, TypeVar, cast
 
 import httpx
@@ -13,8 +13,9 @@ import httpx
 import leasedb
 from leasedb._discovery import Address
 from leasedb._errors import ClientClosedError
+from leasedb._exchange import Answer, Breach, Exchange, Failure, Request
 from leasedb._heartbeat import AsyncHeartbeat, Heartbeat
-from leasedb._protocol import Answer, Breach, Exchange, Failure, Request, Wire
+from leasedb._protocol import Wire
 
 T = TypeVar("T")
 
@@ -34,17 +35,31 @@ class _Outgoing:
         if address.token is not None:
             self._headers["Authorization"] = f"Bearer {address.token}"
 
-    def __call__(self, request: Request) -> httpx.Request:
+    def __call__(
+        self, request: Request, stream: Callable[[Iterator[bytes]], Iterator[bytes] | AsyncIterator[bytes]]
+    ) -> httpx.Request:
         limit = request.timeout
         timeout = {"connect": min(_CONNECT_LIMIT, limit), "read": limit, "write": limit, "pool": limit}
+        headers = {**self._headers, **request.all_headers()}
+        if request.text is not None:
+            headers["Content-Length"] = str(request.text.size)  # not chunked: the daemon can refuse at once
         return httpx.Request(
             request.method,
             self._url + request.path,
             params=request.params or None,
-            headers={**self._headers, **request.all_headers()},
-            content=request.content(),
+            headers=headers,
+            content=request.content() if request.text is None else stream(request.text.chunks()),
             extensions={"timeout": timeout},
         )
+
+
+def _as_it_is(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    return chunks
+
+
+async def _awaited(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+    while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+        yield chunk
 
 
 def _options(address: Address) -> dict[str, Any]:
@@ -125,7 +140,7 @@ class Line:
         if request.pause:
             time.sleep(request.pause)
         try:
-            return self._fetch(self._outgoing(request))
+            return self._fetch(self._outgoing(request, _as_it_is))
         except _FAILURES as error:
             return _failure(error)
 
@@ -183,7 +198,10 @@ class AsyncLine:
         if request.pause:
             await asyncio.sleep(request.pause)
         try:
-            return await self._fetch(self._outgoing(request))
+            if request.text is None:
+                return await self._fetch(self._outgoing(request, _awaited))
+            # its files are read to see how much they are
+            return await self._fetch(await asyncio.to_thread(self._outgoing, request, _awaited))
         except _FAILURES as error:
             return _failure(error)
 

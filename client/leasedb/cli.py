@@ -1,4 +1,4 @@
-"""The command line: `leasedb serve | exec | lease | release | status | psql | doctor | clean`."""
+"""The command line: `leasedb serve | exec | lease | release | reset | branch | template | status | psql ...`."""
 
 import argparse
 import contextlib
@@ -10,10 +10,13 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import leasedb
+from leasedb import _template_commands as about_templates
+from leasedb._arguments import Command, Parser, UsageError, client, label, reach, say, wanted, wishes
 from leasedb._errors import LeasedbError
+from leasedb._tables import count, duration
 
 _INTERRUPTED: Final = 130
 _BROKEN_PIPE: Final = 141
@@ -22,21 +25,10 @@ Start a daemon, then, in another terminal, give any program a fresh Postgres dat
   leasedb serve
   leasedb exec -- npm test          DATABASE_URL and PGHOST, PGPORT ... are set; released when it ends
   leasedb lease --ttl 600           prints a DSN
+With a schema in it that is applied once, whoever asks:
+  leasedb template build shop --sql schema.sql
+  leasedb exec --template shop -- npm test
 """
-
-Command = Callable[[argparse.Namespace], int]
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as everything else here does."""
-
-    def error(self, message: str) -> NoReturn:
-        print(f"leasedb: {message} (see: {self.prog} --help)", file=sys.stderr)
-        raise SystemExit(2)
-
-
-class UsageError(Exception):
-    """The command line does not make sense."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,10 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run(arguments)
         sys.stdout.flush()
     except UsageError as error:
-        print(f"leasedb: {error}", file=sys.stderr)
+        say(str(error))
         return 2
     except LeasedbError as error:
-        print(f"leasedb: {error}", file=sys.stderr)
+        say("\n".join(about_templates.failure_lines(error)))
         return 1
     except BrokenPipeError:
         # whoever read our output has left; Python would complain again when it flushes at exit
@@ -83,49 +75,34 @@ def _split(arguments: list[str]) -> tuple[list[str], bool, list[str]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    reach = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
-    reach.add_argument("--url", help="where the daemon listens (LEASEDB_URL; http://127.0.0.1:7432)")
-    reach.add_argument("--token", help="what it asks for (LEASEDB_TOKEN)")
-    wishes = _Parser(add_help=False)
-    wishes.add_argument("--template", default="base", help="what to clone (base: empty, with the extension vector)")
-    wishes.add_argument("--ttl", type=_seconds, metavar="SECONDS", help="how long it lives unless renewed (300)")
-    wishes.add_argument("--wait", type=_seconds, metavar="SECONDS", help="how long to wait for a free one (60)")
-    wishes.add_argument("--label", action="append", type=_label, metavar="KEY=VALUE", help="may be repeated")
-    wishes.add_argument("--postgres", metavar="MAJOR", help="the Postgres version, such as 18")
-
-    parser = _Parser(
+    parser = Parser(
         prog="leasedb",
         description="Fresh, isolated Postgres databases with pgvector, on lease.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[reach],
+        parents=[reach()],
     )
     parser.add_argument("--version", action="version", version=f"leasedb {leasedb.__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="name", required=True)
-
-    def add(name: str, run: Command, text: str, *parents: _Parser) -> _Parser:
-        one = commands.add_parser(
-            name, help=text, description=f"{text[0].upper()}{text[1:]}.", parents=[*parents, reach]
-        )
-        one.set_defaults(run=run)
-        return one
-
+    add = _adder(parser, "name")
     add("serve", _misplaced, "run the daemon")
-    one = add("exec", _exec, "run a command with a database of its own", wishes)
+    one = add("exec", _exec, "run a command with a database of its own", wishes())
     one.usage = "leasedb exec [options] -- CMD [ARG ...]"
     one.add_argument("command", nargs=argparse.REMAINDER, metavar="CMD", help="what to run, with its arguments")
-    one = add("lease", _lease, "take a lease and print its DSN; it lives until its time is over", wishes)
+    one = add("lease", _lease, "take a lease and print its DSN; it lives until its time is over", wishes())
     form = one.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print the whole lease")
     form.add_argument("--env", action="store_true", help="print lines for a shell to eval")
     one = add("release", _release, "give leases back")
     one.add_argument("ids", nargs="*", metavar="ID")
-    one.add_argument("--label", action="append", type=_label, metavar="KEY=VALUE", help="all that have it; repeat: and")
+    one.add_argument("--label", action="append", type=label, metavar="KEY=VALUE", help="all that have it; repeat: and")
     one.add_argument("--sync", action="store_true", help="return only once the databases are gone")
+    about_templates.add_commands(add)
+    one = add("template", _misplaced, "list, build and delete templates")
+    about_templates.add_template_commands(_adder(one, "what"))
     add("status", _status, "show the daemon, its servers, its pool and the active leases").add_argument(
         "--json", action="store_true"
     )
-    one = add("psql", _psql, "open psql on a lease, or on a new one that ends with it", wishes)
+    one = add("psql", _psql, "open psql on a lease, or on a new one that ends with it", wishes())
     one.usage = "leasedb psql [options] [ID] [-- ARG ...]"
     one.add_argument("id", nargs="?", metavar="ID", help="of a lease; a new one when left out")
     one.set_defaults(command=[])
@@ -134,36 +111,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _seconds(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
+def _adder(parser: Parser, word: str) -> Callable[..., Parser]:
+    """Return what adds a command to a parser; its name will be known as ``word``."""
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest=word, required=True)
 
+    def add(name: str, run: Command, text: str, *parents: Parser) -> Parser:
+        one = commands.add_parser(
+            name, help=text, description=f"{text[0].upper()}{text[1:]}.", parents=[*parents, reach()]
+        )
+        one.set_defaults(run=run)
+        return one
 
-def _label(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
-    return key, value
-
-
-def _client(args: argparse.Namespace) -> "leasedb.Client":
-    return leasedb.Client(getattr(args, "url", None), getattr(args, "token", None))
-
-
-def _wishes(args: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "template": args.template,
-        "ttl": args.ttl,
-        "wait": args.wait,
-        "labels": dict(args.label or ()),
-        "postgres": args.postgres,
-    }
-
-
-def _say(text: str) -> None:
-    print(f"leasedb: {text}", file=sys.stderr)
+    return add
 
 
 def _served(name: str, *arguments: str) -> int:
@@ -172,7 +131,7 @@ def _served(name: str, *arguments: str) -> int:
         cli = importlib.import_module("leasedb_server.cli")
         return int((cli.main if name == "serve" else cli.clean)(arguments) or 0)
     except ModuleNotFoundError as error:
-        _say(f"the daemon needs {error.name}, which is not installed. Run: pip install 'leasedb[server,embedded]'")
+        say(f"the daemon needs {error.name}, which is not installed. Run: pip install 'leasedb[server,embedded]'")
         return 1
 
 
@@ -191,18 +150,18 @@ def _run_leased(args: argparse.Namespace, command: list[str]) -> int:
     running = importlib.import_module("leasedb._running")
     code = 1
     try:
-        with running.orderly_end(), _client(args) as client, client.lease(**_wishes(args)) as lease:
+        with running.orderly_end(), client(args) as daemon, daemon.lease(**wanted(args)) as lease:
             code = int(running.supervise(command, running.lease_environment(lease.env, lease.id)))
     except running.CommandError as error:
-        _say(str(error))
+        say(str(error))
         return int(error.exit_code)
     return code
 
 
 def _lease(args: argparse.Namespace) -> int:
-    with _client(args) as client:
+    with client(args) as daemon:
         # no pid: it shall outlive this process
-        lease = client.acquire(**_wishes(args), pid=None, heartbeat=False)
+        lease = daemon.acquire(**wanted(args), pid=None, heartbeat=False)
     if args.json:
         print(json.dumps(_models().as_json(lease.record), indent=2))
     elif args.env:
@@ -212,9 +171,7 @@ def _lease(args: argparse.Namespace) -> int:
         print(lease.dsn)
     sys.stdout.flush()
     when = f"{lease.expires_at.astimezone():%H:%M:%S}"
-    _say(
-        f"lease {lease.id} ends at {when}, in {_showing().duration(lease.ttl)}; sooner with: leasedb release {lease.id}"
-    )
+    say(f"lease {lease.id} ends at {when}, in {duration(lease.ttl)}; sooner with: leasedb release {lease.id}")
     return 0
 
 
@@ -222,24 +179,24 @@ def _release(args: argparse.Namespace) -> int:
     if bool(args.ids) == bool(args.label):
         raise UsageError("release needs either the ids of leases or a --label")
     released, failed = 0, False
-    with _client(args) as client:
+    with client(args) as daemon:
         if args.label:
-            released = client.release_all(dict(args.label), sync=args.sync)
+            released = daemon.release_all(dict(args.label), sync=args.sync)
         for lease_id in args.ids:
             try:
-                client.release(lease_id, sync=args.sync)
+                daemon.release(lease_id, sync=args.sync)
                 released += 1
             except leasedb.LeaseNotFoundError as error:
-                _say(str(error))
+                say(str(error))
                 failed = True
-    print(f"released {_showing().count(released, 'lease')}")
+    print(f"released {count(released, 'lease')}")
     return int(failed)
 
 
 def _status(args: argparse.Namespace) -> int:
     showing = _showing()
-    with _client(args) as client:
-        status = showing.ask_status(client)
+    with client(args) as daemon:
+        status = showing.ask_status(daemon)
     if args.json:
         print(json.dumps(_models().as_json(status), indent=2))
     else:
@@ -250,29 +207,29 @@ def _status(args: argparse.Namespace) -> int:
 def _psql(args: argparse.Namespace) -> int:
     if args.id is None:
         if shutil.which("psql") is None:
-            _say("psql is not installed; 'leasedb lease' prints a DSN for any other program")
+            say("psql is not installed; 'leasedb lease' prints a DSN for any other program")
             return 1
         return _run_leased(args, ["psql", *args.command])
-    with _client(args) as client:
-        lease = client.get(args.id)
+    with client(args) as daemon:
+        lease = daemon.get(args.id)
     if lease.state != "active":
-        _say(f"lease {lease.id} is {lease.state}: {lease.record.end_reason or 'its login is refused'}")
+        say(f"lease {lease.id} is {lease.state}: {lease.record.end_reason or 'its login is refused'}")
         return 1
     environment = importlib.import_module("leasedb._running").lease_environment(lease.env, lease.id)
     with contextlib.suppress(FileNotFoundError):
         os.execvpe("psql", ["psql", *args.command], environment)  # noqa: S606, S607 - whatever psql the user has
-    _say("psql is not installed; here is the DSN for any other program")
+    say("psql is not installed; here is the DSN for any other program")
     print(lease.dsn)
     return 1
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    with _client(args) as client:
-        findings, serves = _showing().examine(client)
+    with client(args) as daemon:
+        findings, serves = _showing().examine(daemon)
     for finding in findings:
         print(finding)
     if not serves:
-        _say("nothing can serve databases here; start with one of the lines marked 'no'")
+        say("nothing can serve databases here; start with one of the lines marked 'no'")
     return 0 if serves else 1
 
 

@@ -11,18 +11,19 @@ import threading
 import time
 import uuid
 from collections import deque
-from datetime import UTC, datetime
 from typing import Any, Self
 
 import psutil
 
 from leasedb._discovery import pid_space
-from tests.client.wire_server import Fault, Problem, Reply, Seen, WireServer
+from tests.client.described import described_login, described_server
+from tests.client.stand_in_templates import StandInTemplates
+from tests.client.wire_server import Fault, Problem, Reply, Seen, WireServer, as_time
 
 MAX_TTL = 86400.0
 
 
-class StandIn:
+class StandIn(StandInTemplates):
     """The daemon. ``with StandIn() as daemon: daemon.url``.
 
     Args:
@@ -53,10 +54,11 @@ class StandIn:
         self.ready_problem = ""
         self.asleep = False
         self.to_come: dict[tuple[str, str], int] = {}  # announced leases by holder and template
-        self.server_now: dict[str, Any] = {}  # what differs from `_one`
+        self.server_now: dict[str, Any] = {}  # what differs from what `described_server` says
         self.waiting = 0
         self.port = 0
         self._state = threading.Condition()
+        super().__init__()
         self._server: WireServer | None = None
 
     # --- life ---
@@ -117,7 +119,7 @@ class StandIn:
 
     # --- the contract ---
 
-    def answer(self, seen: Seen) -> Reply:
+    def answer(self, seen: Seen) -> Reply:  # noqa: PLR0911 - a table of routes
         segments = seen.path.strip("/").split("/")
         if segments == ["healthz"]:
             body = {"status": "ok", "version": "0.1.0", "pid": os.getpid(), "pid_space": self.space, "news": 1}
@@ -136,13 +138,17 @@ class StandIn:
                     return self._answer_leases(seen)
                 case ["leases", ident, *more]:
                     return self._answer_lease(seen, self._lease(ident), more)
+                case ["templates"] if not self.old:
+                    return self.answer_templates()
+                case ["templates", name, *more] if not self.old:
+                    return self.answer_template(seen, name, more)
                 case _:
                     return self._answer_stock(seen, segments)
 
     def _answer_leases(self, seen: Seen) -> Reply:
         if seen.method == "POST":
             lease = self._acquire(seen.body or {}, seen.headers.get("idempotency-key"))
-            return 201, self._wire(lease), {"Location": f"/leases/{lease['id']}"}
+            return 201, self._wire_lease(lease), {"Location": f"/leases/{lease['id']}"}
         labels = dict(label.split(":", 1) for label in seen.query.get("label", ()))
         found = self._matching(labels, seen.query)
         if seen.method == "GET":
@@ -155,20 +161,24 @@ class StandIn:
         return 200, {"released": len(active)}, {}
 
     def _answer_lease(self, seen: Seen, lease: dict[str, Any], more: list[str]) -> Reply:
+        if more:
+            self.active_lease(lease["id"])
+        if more == ["reset"]:
+            return self.answer_reset(lease, seen.body)
+        if more == ["template"]:
+            return self.answer_branch(lease, seen.body)
         if more == ["renew"]:
-            if lease["state"] != "active":
-                raise Problem("lease-lost" if lease["state"] == "lost" else "lease-ended", lease["end_reason"])
             self._grant(lease, float((seen.body or {}).get("ttl", 300)))
         elif seen.method == "DELETE":
             if lease["state"] == "active":
                 self._end(lease, "released", "released")
             return 204, None, {}
-        return 200, self._wire(lease), {}
+        return 200, self._wire_lease(lease), {}
 
     def _answer_stock(self, seen: Seen, segments: list[str]) -> Reply:
         match segments:
             case ["servers"]:
-                servers = [] if self.asleep else [self._one()]
+                servers = [] if self.asleep else [described_server(old=self.old, now=self.server_now)]
                 return 200, {"backend": "stand-in", "reason": "nothing is real here", "servers": servers}, {}
             case ["servers", "s1", "logs"]:
                 return 200, "".join(f"line {n}\n" for n in range(int(seen.query["lines"][0]))), {}
@@ -195,14 +205,18 @@ class StandIn:
         template, holder, count = body.get("template", "base"), body.get("holder", ""), body["count"]
         if not 0 <= count <= 10_000:
             raise Problem("invalid-request", f"count: {count} is not 0 to 10000.")
-        if template != "base":
+        known = {
+            f"{name}@{image or postgres}" if image or postgres else name for name, postgres, image in self.templates
+        }
+        if template not in known:
             raise Problem("unknown-template", f"There is no template {template!r}.")
         self.to_come[holder, template] = count
-        until = _time(time.time() + body.get("ttl", 300))
+        until = as_time(time.time() + body.get("ttl", 300))
         return {"template": template, "holder": holder, "count": count, "expires_at": until, "target": max(12, count)}
 
     def _acquire(self, body: dict[str, Any], key: str | None) -> dict[str, Any]:
-        unknown = set(body) - {"template", "ttl", "wait", "holder", "pid", "labels", "postgres"}
+        news = set() if self.old else {"image", "server", "database", "user"}
+        unknown = set(body) - {"template", "ttl", "wait", "holder", "pid", "labels", "postgres"} - news
         if unknown:
             errors = [{"field": name, "message": "unknown"} for name in unknown]
             raise Problem("invalid-request", "Unknown fields.", errors=errors)
@@ -210,10 +224,12 @@ class StandIn:
         if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 < ttl <= MAX_TTL:
             errors = [{"field": "ttl", "message": "more than 0"}]
             raise Problem("invalid-request", f"ttl: {ttl} is not a number of seconds up to 86400.", errors=errors)
-        if body.get("template", "base") != "base":
-            raise Problem("unknown-template", f"There is no template {body['template']!r}.")
-        if body.get("postgres", "18") != "18":
+        if body.get("postgres", "18") not in {"17", "18"}:
             raise Problem("version-unavailable", f"Postgres {body['postgres']} is not served.")
+        template = body.get("template", "base")
+        asked = self.templates.get((template, body.get("postgres"), body.get("image")))
+        if template != "base" and (asked is None or asked["state"] != "sealed"):
+            raise Problem("unknown-template", f"There is no template {template!r}.")
         pid = body.get("pid")
         if pid is not None and not (self.pids and _lives(pid)):
             raise Problem("holder-not-found", f"There is no process {pid} here.")
@@ -262,6 +278,10 @@ class StandIn:
             "ended_at": None,
             "end_reason": "",
             "some_later_field": {"unknown": True},
+            "server_kind": body.get("server", "shared"),
+            "builds": None,
+            "image": body.get("image"),
+            "asked": {name: body.get(name) for name in ("postgres", "image", "database", "user")},
         }
         self._grant(lease, ttl)
         self.leases[ident] = lease
@@ -284,7 +304,40 @@ class StandIn:
 
     def _end(self, lease: dict[str, Any], state: str, reason: str) -> None:
         lease.update(state=state, end_reason=reason, ended_at=time.time())
+        self.build_ended(lease["id"])
         self._state.notify_all()
+
+    # --- what templates need of leases ---
+
+    def leases_on(self, entry: dict[str, Any]) -> list[dict[str, Any]]:
+        mine = {"postgres": entry["postgres"], "image": entry["image"]}
+        return [
+            lease
+            for lease in self.leases.values()
+            if (lease["state"], lease["template"]) == ("active", entry["name"])
+            and mine.items() <= lease["asked"].items()
+        ]
+
+    def begin_build(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        given = {key: body[key] for key in ("holder", "pid", "labels", "postgres", "image") if key in body}
+        lease = self._new(given | {"template": body.get("parent", "base")}, float(body.get("ttl", 300)))
+        lease["builds"] = name
+        return lease
+
+    def end_build(self, lease_id: str) -> None:
+        self._end(self.leases[lease_id], "released", "its build ended")
+
+    def active_lease(self, ident: str) -> dict[str, Any]:
+        lease = self._lease(ident)
+        if lease["state"] != "active":
+            raise Problem("lease-lost" if lease["state"] == "lost" else "lease-ended", lease["end_reason"])
+        return lease
+
+    def look_at_leases(self) -> None:
+        self._expire()
+
+    def shown(self, lease: dict[str, Any]) -> dict[str, Any]:
+        return self._wire_lease(lease)
 
     def _lease(self, ident: str) -> dict[str, Any]:
         if ident not in self.leases:
@@ -302,70 +355,11 @@ class StandIn:
         ]
 
     def _summary(self, lease: dict[str, Any]) -> dict[str, Any]:
-        times = {name: _time(lease[name]) for name in ("created_at", "expires_at", "max_expires_at", "ended_at")}
+        times = {name: as_time(lease[name]) for name in ("created_at", "expires_at", "max_expires_at", "ended_at")}
         return lease | times
 
-    def _wire(self, lease: dict[str, Any]) -> dict[str, Any]:
-        database, user, password = f"d_{lease['id']}", f"r_{lease['id']}", "it's $ecret"
-        dsn = f"postgresql://{user}:it%27s%20%24ecret@127.0.0.1:1/{database}"
-        env = {
-            "PGHOST": "127.0.0.1",
-            "PGPORT": "1",
-            "PGUSER": user,
-            "PGPASSWORD": password,
-            "PGDATABASE": database,
-            "DATABASE_URL": dsn,
-        }
-        urls = {
-            "libpq": dsn,
-            "sqlalchemy": dsn.replace("postgresql:", "postgresql+psycopg:"),
-            "asyncpg": dsn,
-            "jdbc": f"jdbc:postgresql://127.0.0.1:1/{database}?user={user}",
-        }
-        login = {"host": "127.0.0.1", "port": 1, "database": database, "user": user, "password": password}
-        known = self._summary(lease) | login | {"dsn": dsn, "urls": urls, "env": env}
-        if self.old:
-            return known
-        by_socket = f"postgresql://{user}:it%27s%20%24ecret@/{database}?host=%2Frun%2Fx&port=1"
-        return known | {"socket": "/run/x", "urls": urls | {"socket": by_socket}}
-
-    def _one(self) -> dict[str, Any]:
-        known = {
-            "id": "s1",
-            "name": "leasedb_aaaaaa_s_1",
-            "backend": "stand-in",
-            "state": "ready",
-            "host": "127.0.0.1",
-            "port": 54321,
-            "versions": {"postgres": "18.4", "vector": "0.8.1"},
-            "created_at": _time(1.0),
-            "ready_at": _time(2.5),
-            "error": "",
-            "databases": {"ready": 10, "making": 0, "leased": 1, "condemned": 0},
-            "notes": ["made of air"],
-        }
-        if self.old:
-            return known
-        ways = {"file_copy": (9.14, 30, ""), "wal_log": (16.0, 2, ""), "file_copy_clone": (None, 0, "not here")}
-        cloning = [
-            {
-                "template": "base",
-                "strategy": strategy,
-                "milliseconds": milliseconds,
-                "clones": clones,
-                "chosen": strategy == "file_copy",
-                "refused": refused,
-            }
-            for strategy, (milliseconds, clones, refused) in ways.items()
-        ]
-        news = {"cloning": cloning, "workers": 3, "memory": 2**30, "place": "main"}
-        return known | news | {"connections": {"used": 14, "most": 97}} | self.server_now
-
-
-def _time(instant: float | None) -> str | None:
-    if instant is None:
-        return None
-    return datetime.fromtimestamp(instant, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    def _wire_lease(self, lease: dict[str, Any]) -> dict[str, Any]:
+        return self._summary(lease) | described_login(lease, old=self.old)
 
 
 def _lives(pid: int) -> bool:

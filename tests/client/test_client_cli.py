@@ -32,7 +32,8 @@ def test_version(cli, nowhere):
 
 def test_help_names_every_command(cli, nowhere):
     out = cli(nowhere, "--help").stdout
-    for command in ("serve", "exec", "lease", "release", "status", "psql", "doctor", "clean"):
+    commands = ("serve", "exec", "lease", "release", "reset", "branch", "template", "status", "psql", "doctor", "clean")
+    for command in commands:
         assert f"    {command} " in out
 
 
@@ -114,9 +115,9 @@ def test_status_at_a_glance(cli, stand_in):
     assert rows[rows.index(["SERVER", "STATE", "ADDRESS", "POSTGRES", "VECTOR", "READY", "LEASED", "FILES"]) + 1] == [
         *("s1", "ready", "127.0.0.1:54321", "18.4", "0.8.1", "10", "1", "memory")
     ]
-    assert rows[rows.index(["TEMPLATE", "WANTED", "READY", "PER", "SECOND", "ANNOUNCED", "CLONED", "IN"]) + 1] == [
-        *("base", "12", "10", "0.5", "40", "9.1", "ms", "(file_copy)")
-    ]
+    assert rows[
+        rows.index(["TEMPLATE", "SIZE", "WANTED", "READY", "PER", "SECOND", "ANNOUNCED", "CLONED", "IN"]) + 1
+    ] == [*("base", "7.8", "MB", "12", "10", "0.5", "40", "9.1", "ms", "(file_copy)")]
     assert max(map(len, lines)) <= 80
 
 
@@ -154,7 +155,7 @@ def test_status_of_an_older_daemon(cli, nowhere):
     assert "10 of 12 ready" in out
     rows = [line.split() for line in out.splitlines()]
     assert ["s1", "ready", "127.0.0.1:54321", "18.4", "0.8.1", "10", "1", "-"] in rows
-    assert ["base", "12", "10", "-", "-", "-"] in rows
+    assert ["base", "-", "12", "10", "-", "-", "-"] in rows
 
 
 def test_status_of_a_daemon_that_is_not_ready(cli, stand_in):

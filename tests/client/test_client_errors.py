@@ -8,7 +8,14 @@ import leasedb
 from leasedb._errors import BY_CODE, from_problem
 from tests.client.wire_server import STATUS
 
-CLIENT_ONLY = {"unknown", "invalid-address", "daemon-unreachable", "unexpected-answer", "client-closed"}
+CLIENT_ONLY = {
+    "unknown",
+    "invalid-address",
+    "daemon-unreachable",
+    "unexpected-answer",
+    "client-closed",
+    "file-unreadable",
+}
 
 
 def test_every_code_of_the_contract_has_a_class():

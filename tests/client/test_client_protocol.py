@@ -7,7 +7,8 @@ import pytest
 
 from leasedb import _errors
 from leasedb._discovery import Address, default_holder, pid_space
-from leasedb._protocol import Answer, Breach, Exchange, Failure, Request, Wire
+from leasedb._exchange import Answer, Breach, Exchange, Failure, Request
+from leasedb._protocol import Terms, Wire
 
 LEASE = {
     "id": "abc",
@@ -63,8 +64,7 @@ def drive(exchange: Exchange[Any], *replies: Answer | Failure) -> tuple[list[Req
 
 
 def acquire(over: Wire, **terms: Any) -> Exchange[Any]:
-    names = ("ttl", "wait", "holder", "labels", "postgres", "pid", "idempotency_key")
-    return over.acquire(**{"template": "base", **dict.fromkeys(names), **terms})
+    return over.acquire(Terms(**{"pid": None, **terms}))
 
 
 def test_acquire_sends_what_was_given_and_a_key():

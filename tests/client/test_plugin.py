@@ -1,6 +1,5 @@
 """The pytest plugin in real pytest processes, with pytest-xdist too."""
 
-import importlib.metadata
 import os
 import signal
 import socket
@@ -10,30 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.client.plugin_runs import LOAD
 from tests.client.processes import environment
 from tests.client.stand_in import StandIn
 from tests.client.wire_server import Fault
 from tests.waiting import until
 
 pytest_plugins = ["pytester"]
-
-INSTALLED = any(entry.name == "leasedb" for entry in importlib.metadata.entry_points(group="pytest11"))
-LOAD = [] if INSTALLED else ["-p", "leasedb.pytest_plugin"]
-
-
-@pytest.fixture
-def run(pytester, monkeypatch, stand_in):
-    """Run tests, given as source, against the stand-in or what `url` says."""
-
-    def run_pytest(source: str, *arguments: str, url: str | None = None) -> pytest.RunResult:
-        for name in [name for name in os.environ if name.startswith("PYTEST_")]:
-            monkeypatch.delenv(name)
-        monkeypatch.setenv("LEASEDB_URL", url or stand_in.url)
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
-        pytester.makepyfile(source)
-        return pytester.runpytest_subprocess(*LOAD, "-p", "no:cacheprovider", *arguments)
-
-    return run_pytest
 
 
 def holders(daemon: StandIn) -> set[str]:
@@ -270,7 +252,7 @@ def test_nothing_is_imported_or_asked_when_no_test_wants_a_database(run, stand_i
 
 def test_the_fixtures_are_listed_with_what_they_are(run):
     out = run("", "--fixtures").stdout.str()
-    for name in ("leasedb_client", "pg_session_lease", "pg_lease", "pg_conn"):
+    for name in ("leasedb_client", "pg_session_lease", "pg_lease", "pg_conn", "pg_template"):
         assert f"\n{name}" in out
 
 

@@ -46,7 +46,9 @@ class _Awaited:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._inner, name)
-        return (lambda *args, **kwargs: self._wait(found(*args, **kwargs))) if callable(found) else found
+        if not callable(found):
+            return found
+        return lambda *args, **kwargs: self._wait(found(*map(_inside, args), **kwargs))
 
     def __repr__(self) -> str:
         return repr(self._inner)
@@ -59,4 +61,30 @@ class _Awaited:
 
     def _wait(self, found: Any) -> Any:
         answer = self._run(found) if inspect.iscoroutine(found) else found
-        return _Awaited(answer, self._run) if type(answer).__module__ in {"leasedb._lease", "contextlib"} else answer
+        if isinstance(answer, tuple):
+            return tuple(map(self._wrapped, answer))
+        if isinstance(answer, leasedb.AsyncLeases):
+            return _Leases(answer, self._run)
+        return self._wrapped(answer)
+
+    def _wrapped(self, answer: Any) -> Any:
+        inside = type(answer).__module__ in {"leasedb._async_lease", "contextlib"}
+        return _Awaited(answer, self._run) if inside else answer
+
+
+def _inside(value: Any) -> Any:
+    return value._inner if isinstance(value, _Awaited) else value
+
+
+class _Leases(_Awaited):
+    """Several, which can be counted and looked at too."""
+
+    def __iter__(self) -> Any:
+        return iter([_Awaited(lease, self._run) for lease in self._inner])
+
+    def __len__(self) -> int:
+        return len(self._inner)
+
+    def __enter__(self) -> Any:
+        super().__enter__()
+        return self

@@ -3,6 +3,7 @@
 import json
 import socket
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
@@ -35,6 +36,22 @@ STATUS = {
     "server-refused": 502,
     "backend-unavailable": 503,
     "server-start-failed": 503,
+    "template-not-found": 404,
+    "template-exists": 409,
+    "sql-failed": 422,
+    "parent-missing": 422,
+    "template-cycle": 422,
+    "upload-incomplete": 400,
+    "template-builtin": 422,
+    "template-building": 503,
+    "templates-unavailable": 422,
+    "template-too-large": 507,
+    "build-failed": 422,
+    "sessions-open": 409,
+    "template-sealed": 409,
+    "not-the-builder": 409,
+    "template-in-use": 409,
+    "exclusive-unavailable": 422,
 }
 
 
@@ -50,6 +67,12 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word
         self.body = {"title": title, "status": self.status, "detail": detail, "code": code, "hint": "Do this."} | more
 
 
+def as_time(instant: float | None) -> str | None:
+    if instant is None:
+        return None
+    return datetime.fromtimestamp(instant, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 @dataclass
 class Seen:
     method: str
@@ -61,7 +84,10 @@ class Seen:
 
 @dataclass
 class Fault:
-    """What to do instead of answering the next request: ``hang-up`` before or ``hang-up-after`` it was carried out."""
+    """What to do instead of answering the next request: ``hang-up`` before or ``hang-up-after`` it was carried out.
+
+    ``none``: answer it after all, for a fault of a later one.
+    """
 
     kind: str = "answer"
     status: int = 500
@@ -115,10 +141,13 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         headers = {name.lower(): value for name, value in self.headers.items()}
-        body = json.loads(raw) if raw else None
+        text = headers.get("content-type") == "application/sql"
+        body = raw.decode() if text else json.loads(raw) if raw else None
         seen = Seen(self.command, parts.path, parse_qs(parts.query), body, headers)
         stand_in.seen.append(seen)
         fault = stand_in.next_fault()
+        if fault is not None and fault.kind == "none":
+            fault = None
         if fault is not None and fault.kind == "hang-up":
             self.close_connection = True
             return

@@ -1,50 +1,30 @@
 """The errors of the client: one family, rebuilt from the daemon's answers by their code."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from leasedb._errors.base import LeasedbError as LeasedbError
+from leasedb._errors.templates import BuildFailedError as BuildFailedError
+from leasedb._errors.templates import ExclusiveUnavailableError as ExclusiveUnavailableError
+from leasedb._errors.templates import NotTheBuilderError as NotTheBuilderError
+from leasedb._errors.templates import ParentMissingError as ParentMissingError
+from leasedb._errors.templates import SessionsOpenError as SessionsOpenError
+from leasedb._errors.templates import SqlFailedError as SqlFailedError
+from leasedb._errors.templates import TemplateBuildingError as TemplateBuildingError
+from leasedb._errors.templates import TemplateBuiltinError as TemplateBuiltinError
+from leasedb._errors.templates import TemplateCycleError as TemplateCycleError
+from leasedb._errors.templates import TemplateExistsError as TemplateExistsError
+from leasedb._errors.templates import TemplateInUseError as TemplateInUseError
+from leasedb._errors.templates import TemplateNotFoundError as TemplateNotFoundError
+from leasedb._errors.templates import TemplateSealedError as TemplateSealedError
+from leasedb._errors.templates import TemplatesUnavailableError as TemplatesUnavailableError
+from leasedb._errors.templates import TemplateTooLargeError as TemplateTooLargeError
+from leasedb._errors.templates import UploadIncompleteError as UploadIncompleteError
+from leasedb._models import int_or_none
 
 if TYPE_CHECKING:
     from leasedb._models import LeaseRecord
-
-
-class LeasedbError(Exception):
-    """Something went wrong between a program and its database lease.
-
-    Raised as itself for a code this version of the client does not know.
-
-    Attributes:
-        code: stable, such as "pool-exhausted"; branch on it or on the class, never on the text.
-        status: the HTTP status of the answer; None when there was no answer.
-        title: the error's name in words.
-        detail: what happened and why.
-        hint: what to do.
-        errors: for each field of the request that was refused, its name and why.
-    """
-
-    code: str = "unknown"
-    default_hint: ClassVar[str] = ""
-
-    def __init__(
-        self,
-        detail: str,
-        *,
-        code: str | None = None,
-        status: int | None = None,
-        title: str = "",
-        hint: str | None = None,
-        errors: Sequence[tuple[str, str]] = (),
-    ) -> None:
-        super().__init__(detail)
-        self.detail = detail
-        self.code = code or type(self).code
-        self.status = status
-        self.title = title
-        self.hint = self.default_hint if hint is None else hint
-        self.errors = tuple(errors)
-
-    def __str__(self) -> str:
-        return f"{self.detail} {self.hint}".rstrip()
-
 
 # --- what no daemon said ---
 
@@ -72,6 +52,20 @@ class ClientClosedError(LeasedbError):
 
     code = "client-closed"
 
+
+class FileUnreadableError(LeasedbError):
+    """A file or folder that a template is made of is not there, or cannot be read."""
+
+    code = "file-unreadable"
+
+
+_NEVER_SENT: Final = (
+    InvalidAddressError,
+    DaemonUnreachableError,
+    UnexpectedAnswerError,
+    ClientClosedError,
+    FileUnreadableError,
+)
 
 # --- what a request can meet ---
 
@@ -153,13 +147,14 @@ class PoolExhaustedError(LeasedbError):
     """No database came free within ``wait``.
 
     Attributes:
-        retry_after: seconds after which asking again makes sense; None when the daemon did not say.
         position: place in the waiting line when the wait ended, counted from 1; None when the daemon did not say.
     """
 
     code = "pool-exhausted"
-    retry_after: float | None = None
     position: int | None = None
+
+    def take(self, problem: Mapping[str, Any]) -> None:
+        self.position = int_or_none(problem, "position")
 
 
 class IdempotencyMismatchError(LeasedbError):
@@ -205,37 +200,14 @@ class ServerRefusedError(LeasedbError):
     code = "server-refused"
 
 
+def _family(kind: type[LeasedbError]) -> Iterator[type[LeasedbError]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from _family(child)
+
+
 BY_CODE: Mapping[str, type[LeasedbError]] = {
-    kind.code: kind
-    for kind in (
-        InvalidRequestError,
-        MalformedJsonError,
-        UnsupportedMediaTypeError,
-        BodyTooLargeError,
-        UnauthorizedError,
-        HostNotAllowedError,
-        OriginNotAllowedError,
-        NotFoundError,
-        MethodNotAllowedError,
-        LeaseNotFoundError,
-        LeaseEndedError,
-        LeaseLostError,
-        ServerNotFoundError,
-        UnknownTemplateError,
-        VersionUnavailableError,
-        HolderNotFoundError,
-        PoolExhaustedError,
-        IdempotencyMismatchError,
-        IdempotencyInProgressError,
-        ShuttingDownError,
-        NotReadyError,
-        InternalError,
-        StoreFailedError,
-        BackendUnavailableError,
-        ServerStartError,
-        ServerUnreachableError,
-        ServerRefusedError,
-    )
+    kind.code: kind for kind in _family(LeasedbError) if kind not in _NEVER_SENT
 }
 
 
@@ -261,8 +233,9 @@ def from_problem(status: int, problem: Mapping[str, object], retry_after: str | 
             if isinstance(field, dict)
         ],
     )
-    if isinstance(error, PoolExhaustedError):
-        position = problem.get("position")
-        error.position = position if isinstance(position, int) else None
-        error.retry_after = float(retry_after) if retry_after and retry_after.isdecimal() else None
+    if retry_after and retry_after.isdecimal():
+        error.retry_after = float(retry_after)
+    # what is told oddly beyond that is no reason for another error
+    with suppress(KeyError, TypeError, ValueError, AttributeError):
+        error.take(problem)
     return error

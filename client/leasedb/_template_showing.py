@@ -1,0 +1,61 @@
+"""Templates as text for people."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+from leasedb._sql import first_line
+from leasedb._tables import count, duration, size, table
+from leasedb._template import BuildFailure, Template, Templates
+
+
+def template_lines(templates: Templates, now: datetime | None = None) -> list[str]:
+    """Return the table of templates, what is to say of single ones, and how much they take."""
+    rows = [["NAME", "POSTGRES", "STATE", "SIZE", "PARENT", "LEASES", "READY", "USED", "KEPT"]]
+    rows += [_row(template, now or datetime.now(UTC)) for template in templates]
+    if all(row[1] == "-" for row in rows[1:]):
+        rows = [[row[0], *row[2:]] for row in rows]
+    budget = "" if templates.budget is None else f" of {size(templates.budget)}"
+    total = f"{count(len(templates), 'template')}, {size(templates.bytes)}{budget}"
+    return [*table(rows), *template_notes(templates), "", total]
+
+
+def template_notes(templates: Sequence[Template]) -> Iterator[str]:
+    """Yield a line for each template that is not simply there."""
+    for template in templates:
+        if template.state == "building":
+            yield f"{template.name}: {template.progress or 'is being built'}"
+        elif template.error is not None:
+            yield f"{template.name} failed: {_why(template.error)}"
+
+
+def _row(template: Template, now: datetime) -> list[str]:
+    used = template.used_at
+    return [
+        template.name,
+        template.image or template.postgres or "-",
+        template.state,
+        "-" if template.bytes is None else size(template.bytes),
+        template.parent or "-",
+        str(template.leases),
+        str(template.ready),
+        "-" if used is None else f"{duration((now - used).total_seconds())} ago",
+        _kept(template),
+    ]
+
+
+def _kept(template: Template) -> str:
+    """Say what the template survives."""
+    if template.origin == "builtin":
+        return "always"
+    if template.state != "sealed":
+        return "-"
+    if template.until_lease is not None:
+        return f"until lease {template.until_lease} ends"
+    return "across restarts" if template.kept else "while its server runs"
+
+
+def _why(failure: BuildFailure) -> str:
+    where = "" if failure.line is None else f"line {failure.line}: "
+    state = f" (SQLSTATE {failure.sqlstate})" if failure.sqlstate else ""
+    statement = first_line(failure.sql)
+    return f"{where}{failure.message.rstrip('.')}{state}{f' in: {statement}' if statement else ''}"
