@@ -36,7 +36,7 @@ class ServerBackend(Protocol):
 
     @property
     def confined(self) -> bool:
-        """Whether who is superuser of a server, and may run programs there, has no rights of the daemon's own user."""
+        """Whether who is superuser of a server, and may run programs there, reaches nothing but that server."""
 
     @property
     def limit(self) -> int | None:

@@ -89,6 +89,13 @@ def test_every_refusal_is_a_problem_with_its_code(daemon, method, path, options,
     assert daemon.get("/leases?state=active") == before
 
 
+def test_a_whole_server_is_leased_where_that_was_allowed_only(daemon):
+    """Embedded servers run as one user: a superuser of one reaches the others."""
+    answer = daemon.call("POST", "/leases", json={"server": "exclusive"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "exclusive-unavailable")
+    assert "LEASEDB_POOL_EXCLUSIVE" in answer.json()["hint"]
+
+
 def test_the_versions_served_are_listed_when_one_is_not(daemon):
     answer = daemon.call("POST", "/leases", json={"postgres": "12"})
     assert "versions served: 18" in answer.json()["detail"]

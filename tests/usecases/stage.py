@@ -10,6 +10,7 @@ from leasedb_server.domain.edition import Editions
 from leasedb_server.domain.errors import UnknownTemplateError
 from leasedb_server.domain.inventory import Inventory
 from leasedb_server.domain.lease import Holder, Lease
+from leasedb_server.domain.names import daemon_prefix
 from leasedb_server.domain.pool import CALM, Targets
 from leasedb_server.domain.server import ServerState
 from leasedb_server.domain.setbacks import Setbacks
@@ -79,7 +80,8 @@ class Life:
         self.demand = Demand(floor := targets.ready * targets.servers, floor)
         self.inventory, self.wake = Inventory(), asyncio.Event()
         self.admin = FakeAdmin(world)
-        self.tasks: set[asyncio.Task[object]] = set()
+        self.tasks: set[asyncio.Future[object]] = set()
+        self.defects: list[BaseException] = []  # of tasks; each would end the daemon
 
     async def load(self) -> "Life":
         """Read what the store holds and build the use cases; nothing is done yet."""
@@ -197,13 +199,20 @@ class Life:
     def spawn(self, work: Coroutine[None, None, object]) -> None:
         task = asyncio.ensure_future(work)
         self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Future[object]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            self.defects.append(error)
 
     async def settle(self, most: int = 500) -> None:
         """Plan and act until there is nothing to do, not even when it is calm."""
         calm = False
         for _ in range(most):
             await self.upkeep.turn(self.spawn)
+            if self.defects:
+                raise self.defects[0]
             if self.tasks:
                 await asyncio.wait(self.tasks, return_when=asyncio.FIRST_COMPLETED)
                 continue
@@ -285,6 +294,13 @@ class Life:
     ) -> tuple[Lease, int]:
         return await self.resetting.reset(lease.id, template, wait, more.get("gone", stays))
 
+    async def leased_reset(self, lease: Lease, template: str | None = None) -> tuple[Lease, int]:
+        """Reset while everything that is due is done."""
+        caller = asyncio.ensure_future(self.reset(lease, template))
+        await self.turns(3)
+        await self.settle()
+        return await caller
+
     def content(self, lease: Lease) -> str:
         return self.server_of(lease).databases[self.database(lease).name].content
 
@@ -323,10 +339,11 @@ class Life:
             assert server.endpoint is not None
             databases = inventory.databases_of(server.id)
             expected = {copy.database for copy in inventory.copies_of(server.id)} | {one.name for one in databases}
-            there = self.world.at(server.endpoint.port)
+            logins, there = {one.login for one in databases}, self.world.at(server.endpoint.port)
             assert there is not None, f"{server} is gone"
-            assert there.databases.keys() == expected
-            assert there.logins.keys() == {one.login for one in databases}
+            mine = daemon_prefix(self.daemon)
+            assert {name for name in there.databases if name.startswith(mine) or name in expected} == expected
+            assert {name for name in there.logins if name.startswith(mine) or name in logins} == logins
         assert self.files.kept.keys() == {one.id for one in inventory.templates.values() if one.kept}
         if not store:
             return

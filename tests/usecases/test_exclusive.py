@@ -307,7 +307,7 @@ def test_a_server_that_cannot_be_made_ready_is_thrown_away(method):
     run(work())
 
 
-@pytest.mark.parametrize("commit", range(1, 9))
+@pytest.mark.parametrize("commit", range(1, 8))
 def test_a_store_that_fails_once_leaves_no_server_behind(commit):
     async def work():
         life = await begun(targets=FEW)

@@ -21,7 +21,7 @@ Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
 LONGEST_NAME: Final = 63  # bytes
-TAKEN: Final = frozenset({"postgres", "template0", "template1"})
+TAKEN: Final = frozenset({"none", "postgres", "public", "template0", "template1"})
 
 
 class Body(BaseModel):

@@ -36,6 +36,7 @@ from leasedb_server.domain.lease import Holder
 from leasedb_server.domain.template import BASE, Origin
 from leasedb_server.usecases.asking import CallerGoneError, LeaseRequest, TemplateRequest
 
+UPLOAD_PAUSE: Final = 60.0  # seconds without a byte after which an upload counts as broken off
 RAW: Final = ("application/sql", "text/plain")
 Name = Annotated[TemplateName, Query()]
 Postgres = Annotated[Major | None, Query(description="major version of the servers it is for")]
@@ -80,7 +81,7 @@ def template_routes(use: UseCases) -> APIRouter:
             **problems(errors.TemplateNotFoundError, errors.VersionUnavailableError),
         },
     )
-    async def one(name: str, postgres: Postgres = None, image: Of = None) -> Response:
+    async def one(name: TemplateName, postgres: Postgres = None, image: Of = None) -> Response:
         """Return a template."""
         return JSONResponse(shown(use.templating.get(key(name, postgres, image))))
 
@@ -113,10 +114,9 @@ def template_routes(use: UseCases) -> APIRouter:
 
         As JSON, or as `application/sql` with everything else in the query string; that is run while it arrives.
         """
-        gone: Callable[[], Awaitable[object]] = asyncio.Event().wait  # the body itself tells when the caller is
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() in RAW:
             wanted = TemplateRequest(name, parent, fingerprint, Origin.SQL, wait, postgres, image)
-            text = _text(request)
+            text, gone = _text(request, read := asyncio.Event()), _gone_afterwards(request, read)
         else:
             body = await body_of(request, SqlBody)
             wanted = TemplateRequest(
@@ -184,7 +184,7 @@ def template_routes(use: UseCases) -> APIRouter:
             ),
         },
     )
-    async def seal(name: str, body: SealBody) -> Response:
+    async def seal(name: TemplateName, body: SealBody) -> Response:
         """Make what was built the template. The build lease ends with that."""
         at = _key_of(use, name, body.lease)
         return JSONResponse(shown(await use.templating.seal(at, body.lease, force=body.force)))
@@ -201,7 +201,7 @@ def template_routes(use: UseCases) -> APIRouter:
             errors.StoreFailedError,
         ),
     )
-    async def abandon(name: str, body: AbandonBody) -> Response:
+    async def abandon(name: TemplateName, body: AbandonBody) -> Response:
         """Give a build up; with `error`, those who wait are told it, else the next of them builds."""
         await use.templating.abandon(_key_of(use, name, body.lease), body.lease, body.error)
         return Response(status_code=204)
@@ -217,7 +217,7 @@ def template_routes(use: UseCases) -> APIRouter:
             errors.StoreFailedError,
         ),
     )
-    async def delete(name: str, postgres: Postgres = None, image: Of = None) -> Response:
+    async def delete(name: TemplateName, postgres: Postgres = None, image: Of = None) -> Response:
         """Delete a template that nobody uses."""
         await use.templating.delete(key(name, postgres, image))
         return Response(status_code=204)
@@ -294,23 +294,41 @@ async def _whole(sql: str) -> AsyncIterator[str]:
     yield sql
 
 
-async def _text(request: Request) -> AsyncIterator[str]:
-    """Yield the body's text as it comes.
+def _gone_afterwards(request: Request, read: asyncio.Event) -> Callable[[], Awaitable[object]]:
+    """Return what returns when the caller has hung up; while the body is read, that tells it."""
+
+    async def gone() -> None:
+        await read.wait()
+        await hung_up(request)()
+
+    return gone
+
+
+async def _text(request: Request, read: asyncio.Event) -> AsyncIterator[str]:
+    """Yield the body's text as it comes; ``read`` is set at its end.
 
     Raises:
         UploadIncompleteError: when it breaks off.
         SqlFailedError: when it is no text.
     """
-    decoder, read = codecs.getincrementaldecoder("utf-8")(), 0
+    decoder, seen = codecs.getincrementaldecoder("utf-8")(), 0
+    stream = request.stream()
     try:
-        async for chunk in request.stream():
+        while True:
+            async with asyncio.timeout(UPLOAD_PAUSE):
+                chunk = await anext(stream, None)
+            if chunk is None:
+                break
+            seen += len(chunk)
             yield decoder.decode(chunk)
-            read += len(chunk)
+        read.set()
         yield decoder.decode(b"", final=True)
     except ClientDisconnect:
-        raise UploadIncompleteError(f"The upload broke off after {read} bytes.") from None
+        raise UploadIncompleteError(f"The upload broke off after {seen} bytes.") from None
+    except TimeoutError:
+        raise UploadIncompleteError(f"Nothing more came for {UPLOAD_PAUSE:g} s after {seen} bytes.") from None
     except UnicodeDecodeError as error:
         raise SqlFailedError(
-            f"The text is not UTF-8: {error.reason} after some {read} bytes.",
+            f"The text is not UTF-8: {error.reason} after some {seen} bytes.",
             hint="Save it as UTF-8; pg_dump does with --encoding=UTF8.",
         ) from None

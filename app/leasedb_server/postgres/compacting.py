@@ -10,7 +10,8 @@ from typing import Final, LiteralString
 import psycopg
 from psycopg import sql
 
-from leasedb_server.postgres.connecting import Connection
+from leasedb_server.domain.errors import ServerRefusedError
+from leasedb_server.postgres.connecting import Connection, column
 from leasedb_server.postgres.servers import Link
 
 Table = tuple[str, str]  # schema and name
@@ -23,11 +24,19 @@ _CATALOGS: Final[LiteralString] = (
     " WHERE c.relkind = 'r' AND n.nspname IN ('pg_catalog', 'information_schema') AND NOT c.relisshared"
     " ORDER BY coalesce(array_position(%s::text[], c.relname::text), 0), c.relname"
 )
-# What of the catalogs is not frozen by being written anew: values that were moved out of their rows, and the last.
+# Writing a table anew freezes what no transaction of the whole server could see otherwise; the usual way looks at those
+# in this database only, and somebody always has one open elsewhere. So the catalogs are gone through once more, with
+# what was moved out of their rows and out of those of tables.
 _NOT_FROZEN: Final[LiteralString] = (
     "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-    " WHERE c.relkind = 't' AND NOT c.relisshared AND pg_relation_size(c.oid) > 0"
-    " OR n.nspname = 'pg_catalog' AND c.relname = ANY(%s)"
+    " WHERE NOT c.relisshared AND (c.relkind = 't' OR c.relkind = 'r' AND n.nspname = ANY(%s))"
+)
+_SYSTEM: Final = ("pg_catalog", "information_schema")
+_NOW: Final[LiteralString] = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text"
+# Rows of transactions that ended before the compacting began, and that still say so.
+_LEFT: Final[LiteralString] = (
+    "SELECT c.relname FROM pg_class c WHERE c.relkind IN ('r', 'm', 't') AND NOT c.relisshared"
+    " AND age(c.relfrozenxid) > age(%s::xid)"
 )
 _TABLES: Final[LiteralString] = (
     "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
@@ -50,7 +59,11 @@ async def compact_all(inside: Connection, *, freeze: bool) -> None:
     """Make a database small that has tables, and have them analyzed; with ``freeze``, every row is frozen.
 
     Freezing needs a superuser.
+
+    Raises:
+        ServerRefusedError: when something could not be frozen.
     """
+    (began,) = await column(inside, _NOW)
     tables, partitioned = ["r", "m"], ["p"]
     await _each("VACUUM (FULL)", inside, await _names(inside, _TABLES + _WORN, tables))
     # An expression in an index may fail where names mean Postgres's own only; no more than the statistics is lost then.
@@ -59,7 +72,13 @@ async def compact_all(inside: Connection, *, freeze: bool) -> None:
     await _each("ANALYZE", inside, await _names(inside, _TABLES, partitioned))
     await compact(inside)
     if freeze:
-        await _run("VACUUM (FREEZE)", inside, await _names(inside, _NOT_FROZEN, list(_LAST)))
+        await _run("VACUUM (FREEZE)", inside, await _names(inside, _NOT_FROZEN, list(_SYSTEM)))
+        if left := await column(inside, _LEFT, began):
+            raise ServerRefusedError(
+                f"{', '.join(left[:5])} could not be frozen: a transaction holds on to what was there before.",
+                sqlstate="55006",
+                hint="Try again when no session is in the database any more.",
+            )
 
 
 async def build_cache(link: Link, database: str) -> None:

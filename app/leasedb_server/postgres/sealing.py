@@ -50,7 +50,7 @@ _ADMITTED: Final[LiteralString] = (
 
 async def seal(link: Link, database: Database, template_database: str, *, force: bool) -> int:
     _need_database_owner(link)
-    async with link.connection() as connection:
+    async with link.sealing, link.inside(link.endpoint.dbname) as connection:
         if await is_made(connection, template_database, instead_of=database.name):
             await _let_go(link, connection, database.login)
             return await size_of(connection, template_database)
@@ -79,7 +79,7 @@ async def seal(link: Link, database: Database, template_database: str, *, force:
 async def branch(link: Link, database: Database, template_database: str, strategy: Strategy, *, force: bool) -> int:
     _need_database_owner(link)
     name, known = sql.Identifier(template_database), link.login
-    async with link.connection() as connection:
+    async with link.sealing, link.inside(link.endpoint.dbname) as connection:
         if await is_made(connection, template_database):
             return await size_of(connection, template_database)
         await drop(link, template_database, None)  # half-made

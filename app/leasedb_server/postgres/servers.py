@@ -16,6 +16,7 @@ from leasedb_server.postgres.pulse import Gauge
 from leasedb_server.postgres.rights import Login, first_answer
 
 CONNECTIONS: Final = 12  # per server: workers, fences, a beat
+SEALING: Final = 2  # templates that are made at once, each over connections of its own: that may take minutes
 
 
 @dataclass(slots=True, eq=False)
@@ -29,6 +30,7 @@ class Link:
     gauge: Gauge
     beats: int = 0
     opening: asyncio.Lock = field(default_factory=asyncio.Lock)
+    sealing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SEALING))
     overflowing: bool = False  # its place on the disk is known to it
 
     @contextlib.asynccontextmanager

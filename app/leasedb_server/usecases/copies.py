@@ -5,6 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from leasedb_server.domain.database import DatabaseState
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 Work = Coroutine[None, None, object]
 _FEW: Final = 1  # databases kept ready of a branch without a name, which is leased from a few times
 NOT_SUPPORTED: Final = "0A000"  # SQLSTATE
-HOPELESS: Final = 3  # failures in a row after which kept files count as of no use
+HOPELESS: Final = 3  # failures in a row after which files count as of no use, or as not to be had
 
 
 class Copies:
@@ -87,11 +88,11 @@ class Copies:
         return size <= self.budget
 
     def taken(self) -> int:
-        """Return what all templates take: their copies and their files."""
+        """Return what all templates take: their copies and their files. What is being dropped is of none."""
         taken = sum(template.kept for template in self._inventory.templates.values())
         for copy in self._inventory.copies.values():
             template = self._inventory.templates.get(copy.template)
-            taken += (template.size or 0) if template else 0
+            taken += (template.size or 0) if template and copy.state is not CopyState.CONDEMNED else 0
         return taken
 
     def use(self, template: Template) -> str:
@@ -210,27 +211,27 @@ class Copies:
             return ident not in self._at_work and retry.get(ident, 0.0) <= now
 
         work: list[Work] = [
-            self._begun(copy.id, self._drop(copy))
+            self._begun(copy.id, partial(self._drop, copy))
             for copy in self._inventory.copies.values()
             if copy.state is CopyState.CONDEMNED and free(copy.id)
         ]
         for template, source in self._unkept():
             if free(template.id):
-                work.append(self._begun(template.id, self._export(template, source)))
+                work.append(self._begun(template.id, partial(self._export, template, source)))
         for server in self._inventory.ready_servers():
             if not free(server.id) or server.exclusive:
                 continue
             missing = [one for one in self._missing(server) if retry.get(_way(one, server), 0.0) <= now]
             if missing:
-                work.append(self._begun(server.id, self._import(server, missing[0])))
+                work.append(self._begun(server.id, partial(self._import, server, missing[0])))
         return work
 
-    def _begun(self, ident: str, work: Work) -> Work:
+    def _begun(self, ident: str, work: Callable[[], Work]) -> Work:
         ended = self._at_work[ident] = asyncio.Event()
 
         async def done() -> None:
             try:
-                await work
+                await work()
             finally:
                 self._at_work.pop(ident, None)
                 ended.set()
@@ -268,14 +269,22 @@ class Copies:
         """Keep the files of what is not kept yet: the servers are about to go."""
         self._at_work.clear()  # nobody is
         for template, source in self._unkept():
-            await self._begun(template.id, self._export(template, source))
+            await self._begun(template.id, partial(self._export, template, source))
+
+    def needed_on(self, server_id: str) -> bool:
+        """Tell whether files are to be had from this server that are kept nowhere, and are going to be."""
+        for template, source in self._unkept():
+            setback = self._setbacks.get(template.id)
+            if source.server_id == server_id and (setback is None or setback.count < HOPELESS):
+                return True
+        return False
 
     async def _keep(self, template: Template) -> None:
         """Keep the files of one template now, if they can be."""
         if under_way := self._at_work.get(template.id):
             await under_way.wait()
         elif not template.kept and (source := self._exportable(template)):
-            await self._begun(template.id, self._export(template, source))
+            await self._begun(template.id, partial(self._export, template, source))
 
     async def _export(self, template: Template, copy: Copy) -> None:
         try:

@@ -105,11 +105,11 @@ class Exclusives:
         request = leasing.checked(request)
         if self._serving.kind and not self._serving.backend.disposable:
             raise ExclusiveUnavailableError(f"The backend {self._serving.kind} lends one server, which stays as it is.")
-        if self._serving.kind and not (self._serving.backend.confined or self._secured):
+        if self._serving.kind and not (self._serving.backend.confined or self._secured or self._warm):
             raise ExclusiveUnavailableError(
-                "A superuser may run programs as the user that Postgres runs as, here the daemon's own, and whoever"
-                " reaches the daemon's port may ask for one.",
-                hint="Set LEASEDB_TOKEN, or use the container backend.",
+                "A superuser may run programs as the user that all embedded servers run as, and whoever reaches the"
+                " daemon's port may ask for one.",
+                hint="Use the container backend, or allow it with LEASEDB_POOL_EXCLUSIVE=1 or LEASEDB_TOKEN.",
             )
         return await leasing.once(request, caller_gone, self._lease)
 

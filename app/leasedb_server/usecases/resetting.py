@@ -24,9 +24,10 @@ from leasedb_server.usecases.asking import CallerGone, CallerGoneError
 from leasedb_server.usecases.exclusive import Exclusives
 from leasedb_server.usecases.leasing import Leasing, ended
 from leasedb_server.usecases.ledger import Ledger
+from leasedb_server.usecases.limits import within
 from leasedb_server.usecases.making import Making
 from leasedb_server.usecases.queueing import Queue, Want
-from leasedb_server.usecases.templating import Templating
+from leasedb_server.usecases.templating import SEAL_LIMIT, Templating
 
 log = logging.getLogger(__name__)
 
@@ -223,7 +224,8 @@ class Resetting:
         try:
             await self._ledger.put_copy(copy)
             way = await self._making.way(database.server_id, database.template)
-            size = await self._admin.branch(database.server_id, database, copy.database, way, force=force)
+            branching = self._admin.branch(database.server_id, database, copy.database, way, force=force)
+            size = await within(SEAL_LIMIT, branching, f"A branch of {database.name}")
             layout = await self._templating.layout(database.server_id)
             self._active(template.builder or "")  # still: the server may have been lost meanwhile
             return await self._templating.finish(copy, size, layout)

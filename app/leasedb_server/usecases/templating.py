@@ -34,9 +34,11 @@ from leasedb_server.usecases.claims import Claims, same
 from leasedb_server.usecases.copies import Copies
 from leasedb_server.usecases.leasing import Leasing, ended
 from leasedb_server.usecases.ledger import Ledger
+from leasedb_server.usecases.limits import attended, within
 
 log = logging.getLogger(__name__)
 
+SEAL_LIMIT: Final = 300.0  # seconds for what runs on a server while its lease cannot end
 ABANDONED: Final = "its template was abandoned by its builder"
 
 
@@ -150,7 +152,7 @@ class Templating:
         lease = await self._begin(template, wanted, request, caller_gone)
         try:
             fingerprint = _Fingerprint(self.get(wanted.parent_key).fingerprint)
-            notes = await self._run(lease, wanted, fingerprint.of(text))
+            notes = await attended(self._run(lease, wanted, fingerprint.of(text)), caller_gone)
             template = self._builder(wanted.key, lease.id)
             await self._ledger.put_template(
                 replace(template, fingerprint=wanted.fingerprint or fingerprint.text, notes=notes)
@@ -260,7 +262,8 @@ class Templating:
         database = self._inventory.databases[lease.database_id]
         copy = await self._half_sealed(database, key)
         try:
-            size = await self._admin.seal(database.server_id, database, copy.database, force=force)
+            sealing = self._admin.seal(database.server_id, database, copy.database, force=force)
+            size = await within(SEAL_LIMIT, sealing, f"Sealing {database.name}")
         except SessionsOpenError:
             await self._ledger.put_copy(copy.to(CopyState.GONE), fact=True)
             raise

@@ -254,6 +254,8 @@ class Upkeep:
             case StartServer(edition):
                 return self._bring_up(await self._serving.begin(edition))
             case StopServer(server_id):
+                if self._copies.needed_on(server_id):
+                    return None  # it is stopped once they are kept
                 return self._stop(await self._serving.condemn(self._inventory.servers[server_id]))
             case MakeDatabase(server_id, template):
                 return await self._making.begin_to_make(server_id, template)

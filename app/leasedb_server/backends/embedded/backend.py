@@ -95,7 +95,7 @@ class EmbeddedBackend:
 
     kind = "embedded"
     disposable = True
-    confined = os.geteuid() == 0  # then Postgres runs as another user
+    confined = False  # all servers run as one user, the daemon's own where that is not root
     limit = None
 
     def __init__(self, settings: EmbeddedSettings, choose_port: Callable[[], int] = free_port) -> None:

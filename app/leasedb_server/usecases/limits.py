@@ -1,0 +1,41 @@
+"""When work ends that others wait for: after some time, or when nobody wants it any more."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from leasedb_server.domain.errors import ServerUnreachableError
+from leasedb_server.usecases.asking import CallerGone, CallerGoneError
+
+T = TypeVar("T")
+
+
+async def within(seconds: float, work: Coroutine[Any, Any, T], what: str) -> T:
+    """Return what the work returns; it is cancelled after so many seconds.
+
+    Raises:
+        ServerUnreachableError: naming ``what`` took too long.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await work
+    except TimeoutError:
+        raise ServerUnreachableError(f"{what} was not done within {seconds:g} s.", hint="See what it runs.") from None
+
+
+async def attended(work: Coroutine[Any, Any, T], caller_gone: CallerGone) -> T:
+    """Return what the work returns; it is cancelled when the caller hangs up.
+
+    Raises:
+        CallerGoneError: when that came first.
+    """
+    running, gone = asyncio.ensure_future(work), asyncio.ensure_future(caller_gone())
+    try:
+        await asyncio.wait([running, gone], return_when=asyncio.FIRST_COMPLETED)
+        if not running.done():
+            raise CallerGoneError
+        return running.result()
+    finally:
+        for task in (running, gone):
+            task.cancel()
+        await asyncio.gather(running, gone, return_exceptions=True)
