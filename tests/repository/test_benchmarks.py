@@ -8,11 +8,12 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import plot, report
+from benchmarks import peers, peers_fifty, plot, report, schemas
 from benchmarks.bench import Bench
 from benchmarks.machine import BenchmarkError
 from benchmarks.outcome import Group, Mark, Outcome, Panel, Row, Table, left_out
 from benchmarks.samples import Samples
+from benchmarks.suites import ways
 from tests.repository.sources import ROOT
 
 ROWS = [row for group in command.GROUPS for row in group.rows]
@@ -116,6 +117,20 @@ def test_a_panel_without_marks_is_not_drawn():
 @pytest.mark.parametrize(("count", "expected"), [(1, 1.0), (100, 99.0), (101, 100.0), (1000, 990.0)])
 def test_p99_is_the_smallest_sample_that_99_of_100_do_not_exceed(count, expected):
     assert Samples([float(number) for number in range(count, 0, -1)]).p99 == expected
+
+
+@pytest.mark.parametrize("schema", [schemas.ONE, schemas.FIFTY, schemas.MANY], ids=lambda schema: schema.key)
+def test_a_schema_has_as_many_tables_as_its_name_says(schema):
+    created = re.findall(r"CREATE TABLE (\w+)", schema.sql)
+    assert schema.name.split()[0] == str(len(set(created))) == str(len(created))
+
+
+@pytest.mark.parametrize("way", [*peers.WAYS, *peers_fifty.WAYS], ids=lambda way: way.name)
+def test_every_way_is_there(way):
+    if way.plugin:
+        assert (ROOT / "benchmarks" / "suites" / f"{way.plugin}.py").is_file()
+    assert way.way is None or way.way in ways.WAYS
+    assert (way.plugin == "by_way") <= (way.way is not None)
 
 
 def test_the_readme_has_every_row_and_the_plot():

@@ -130,7 +130,7 @@ def test_a_branch_that_fails_leaves_the_lease_as_it_was(fault):
         else:
             faults.errors = {"branch": [fault]}
         caller = asyncio.ensure_future(branched(life, lease, "seeded", "f"))
-        await asyncio.sleep(0)
+        await life.turns(1)
         waiter = asyncio.ensure_future(life.build("seeded"))
         with pytest.raises((ServerRefusedError, ServerUnreachableError)):
             await caller

@@ -7,6 +7,7 @@ import pytest
 from leasedb_server.domain.database import DatabaseState
 from leasedb_server.domain.errors import (
     ServerRefusedError,
+    SqlFailedError,
     StoreFailedError,
     TemplateBuiltinError,
     TemplateInUseError,
@@ -15,6 +16,7 @@ from leasedb_server.domain.errors import (
 )
 from leasedb_server.domain.pool import Targets
 from leasedb_server.domain.template import CopyState
+from leasedb_server.usecases.copies import FAILED_KEPT
 from tests.usecases.stage import FEW, Life, begun, living, run
 
 REFUSED = ServerRefusedError("could not drop", sqlstate="55006")
@@ -264,6 +266,20 @@ async def test_a_template_of_which_nothing_is_kept_goes_with_its_server(life):
     await life.settle()
     _, built = await life.put("shop", "shop;")
     assert built
+    await rested(life)
+
+
+@living(targets=FEW)
+async def test_a_build_that_failed_is_forgotten_in_the_end(life):
+    life.admin.faults.errors = {"run_sql": [SqlFailedError("syntax error")]}
+    with pytest.raises(SqlFailedError):
+        await life.put("shop", "nonsense;")
+    life.clock.advance(FAILED_KEPT - 10)
+    await life.upkeep.reap()
+    assert names(life) == ["shop"]
+    life.clock.advance(11)
+    await life.upkeep.reap()
+    assert names(life) == []
     await rested(life)
 
 

@@ -82,7 +82,7 @@ async def test_a_release_with_sync_returns_when_the_database_is_gone(life):
 @lives
 async def test_a_release_with_sync_has_an_end(life):
     lease = await life.acquire()
-    with pytest.raises(ServerUnreachableError, match=r"not dropped within 30 s"):
+    with pytest.raises(ServerUnreachableError, match=r"drop of its database was not done within 30 s"):
         await life.leasing.release(lease.id, sync=True)
     assert not life.leasing.get(lease.id).active
 

@@ -99,6 +99,11 @@ def end_sessions(database: Database, *, superuser: bool) -> sql.Composed:
     return _of(database, _AS_SUPERUSER if superuser else _AS_LENDER)
 
 
+def left(database: Database) -> sql.Composed:
+    """Return the query that counts the sessions that are still there, and what is prepared."""
+    return _of(database, _LEFT)
+
+
 async def ended_by(connection: Connection, statements: sql.Composed) -> int:
     """Run statements, of which the queries end sessions; return how many they ended."""
     cursor = await connection.execute(statements)
@@ -134,7 +139,7 @@ async def emptied(link: Link, connection: Connection, database: Database) -> Non
     """
     clock = asyncio.get_running_loop().time
     end = clock() + ANSWER_LIMIT
-    look = _of(database, _LEFT)
+    look = left(database)
     while True:
         sessions, prepared = await (await connection.execute(look)).fetchone() or (0, 0)
         if not sessions and not prepared:

@@ -102,6 +102,7 @@ class Exclusives:
             CallerGoneError: when the caller hung up while it waited.
         """
         leasing = self._leasing()
+        await leasing.until_taken_over(request.wait)
         request = leasing.checked(request)
         if self._serving.kind and not self._serving.backend.disposable:
             raise ExclusiveUnavailableError(f"The backend {self._serving.kind} lends one server, which stays as it is.")

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 from leasedb_server.domain.database import Database, DatabaseState
@@ -18,7 +18,7 @@ from leasedb_server.domain.errors import (
     LeaseEndedError,
     LeaseLostError,
     LeaseNotFoundError,
-    ServerUnreachableError,
+    NotReadyError,
     ShuttingDownError,
     UnknownTemplateError,
     VersionUnavailableError,
@@ -30,22 +30,17 @@ from leasedb_server.domain.template import BASE, is_base
 from leasedb_server.ports import Clock, DatabaseAdmin, Processes
 from leasedb_server.usecases.asking import CallerGone, LeaseRequest
 from leasedb_server.usecases.ledger import Ledger
+from leasedb_server.usecases.limits import within
 from leasedb_server.usecases.queueing import Queue, Want
+from leasedb_server.usecases.turns import Turns
 
 log = logging.getLogger(__name__)
 
 FENCE_LIMIT: Final = 5.0  # seconds; a server that takes longer is about to be declared lost
+TAKE_OVER_LIMIT: Final = 60.0  # seconds
 DROP_LIMIT: Final = 30.0  # seconds that a release with sync waits
 MOST_NAMED: Final = 8  # templates in an error's message
 CLOCK_SLACK: Final = 5.0  # seconds; a process's start is told by the wall clock, which may be set meanwhile
-
-
-@dataclass(slots=True)
-class _Acts:
-    """What is done to a lease's database, one after the other; ``users`` are at it or wait for their turn."""
-
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    users: int = 0
 
 
 class Leasing:
@@ -87,7 +82,8 @@ class Leasing:
         self._wake_soon = wake_soon
         self._keys_in_progress: set[str] = set()
         self._fencing: dict[str, asyncio.Event] = {}  # by lease
-        self._acts: dict[str, _Acts] = {}  # by lease, while something is done to its database
+        self._acts = Turns()  # by lease, while something is done to its database
+        self.taken_over = asyncio.Event()  # what an earlier daemon left, and with it what can be served now
         self.at_close: list[Callable[[], None]] = []  # called when the daemon is about to stop
         self.unfenced: set[str] = set()  # databases whose sessions could not be ended, to be dropped without delay
         self._closing = False
@@ -104,6 +100,8 @@ class Leasing:
             LeasedbError: as documented for ``POST /leases``.
             CallerGoneError: when the caller hung up; nothing was leased.
         """
+        if request.postgres is not None or request.image is not None:
+            await self.until_taken_over(request.wait)
         return await self.once(self.checked(request), caller_gone, self.lease)
 
     async def once(
@@ -172,6 +170,7 @@ class Leasing:
     def close(self) -> None:
         """Refuse new requests and those in line."""
         self._closing = True
+        self.taken_over.set()  # nobody waits for it any more
         self._queue.close()
         for told in self.at_close:
             told()
@@ -228,6 +227,18 @@ class Leasing:
         await asyncio.gather(*(self.release(lease.id, sync=sync) for lease in leases))
         return len(leases)
 
+    async def until_taken_over(self, seconds: float) -> None:
+        """Return when what an earlier daemon left has been put right, and it is known what can be served.
+
+        Raises:
+            NotReadyError: when that took longer.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                await self.taken_over.wait()
+        except TimeoutError:
+            raise NotReadyError("The daemon is still looking at what there is, and what it can serve.") from None
+
     @contextlib.asynccontextmanager
     async def acting(self, lease_id: str) -> AsyncIterator[Lease]:
         """Keep the lease from ending while something is done to its database; yields the lease as it is then.
@@ -236,7 +247,8 @@ class Leasing:
             LeaseNotFoundError, LeaseEndedError: when there is nothing to act on.
         """
         lease = self.get(lease_id)
-        async with self._alone(lease_id):
+        await self.until_taken_over(TAKE_OVER_LIMIT)  # what was begun before is ended first
+        async with self._acts.of(lease_id):
             lease = self.get(lease_id)
             if lease.active and lease.expires_at <= self._clock.now():
                 await self._end(lease, LeaseState.EXPIRED, "its time ran out")
@@ -245,24 +257,12 @@ class Leasing:
                 raise ended(lease)
             yield lease
 
-    @contextlib.asynccontextmanager
-    async def _alone(self, lease_id: str) -> AsyncIterator[None]:
-        acts = self._acts.setdefault(lease_id, _Acts())
-        acts.users += 1
-        try:
-            async with acts.lock:
-                yield
-        finally:
-            acts.users -= 1
-            if not acts.users:
-                del self._acts[lease_id]
-
     async def end(self, lease: Lease, state: LeaseState, reason: str, *, fact: bool = False) -> None:
         """End an active lease and fence its database; the planner has it dropped afterwards."""
         if lease.id not in self._acts:
             await self._end(lease, state, reason, fact=fact)
             return
-        async with self._alone(lease.id):
+        async with self._acts.of(lease.id):
             await self._end(lease, state, reason, fact=fact)
 
     async def conclude(self, lease: Lease, state: LeaseState, reason: str, *, fact: bool = False) -> None:
@@ -380,15 +380,10 @@ class Leasing:
         return earlier
 
     async def _until_gone(self, database_id: str) -> None:
-        try:
-            async with asyncio.timeout(DROP_LIMIT):
-                self._wake()
-                await self._ledger.until_gone(database_id)
-        except TimeoutError:
-            raise ServerUnreachableError(
-                f"The lease has ended, but its database was not dropped within {DROP_LIMIT:g} s.",
-                hint="The daemon goes on trying; its log says what stands in the way.",
-            ) from None
+        self._wake()
+        what = "The lease has ended, but the drop of its database"
+        hint = "The daemon goes on trying; its log says what stands in the way."
+        await within(DROP_LIMIT, self._ledger.until_gone(database_id), what, hint=hint)
 
 
 def _same_process(started: Instant | None, recorded: Instant | None) -> bool:

@@ -10,7 +10,7 @@ from leasedb_server.usecases.asking import CallerGone, CallerGoneError
 T = TypeVar("T")
 
 
-async def within(seconds: float, work: Coroutine[Any, Any, T], what: str) -> T:
+async def within(seconds: float, work: Coroutine[Any, Any, T], what: str, *, hint: str = "See what it runs.") -> T:
     """Return what the work returns; it is cancelled after so many seconds.
 
     Raises:
@@ -20,7 +20,7 @@ async def within(seconds: float, work: Coroutine[Any, Any, T], what: str) -> T:
         async with asyncio.timeout(seconds):
             return await work
     except TimeoutError:
-        raise ServerUnreachableError(f"{what} was not done within {seconds:g} s.", hint="See what it runs.") from None
+        raise ServerUnreachableError(f"{what} was not done within {seconds:g} s.", hint=hint) from None
 
 
 async def attended(work: Coroutine[Any, Any, T], caller_gone: CallerGone) -> T:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from leasedb_server.domain.database import Database, DatabaseState
 from leasedb_server.domain.demand import Demand
+from leasedb_server.domain.edition import parted
 from leasedb_server.domain.errors import PoolExhaustedError, ShuttingDownError
 from leasedb_server.domain.inventory import Inventory
 from leasedb_server.domain.pace import Rate
@@ -209,4 +210,4 @@ class Queue:
 
 
 def _shown(template: Template | None, want: Want) -> str:
-    return template.name if template else want.template
+    return template.name if template else parted(want.template)[0]

@@ -59,6 +59,8 @@ class Recovering:
         self._copies = copies
         self._daemon = daemon
         self._start_timeout = start_timeout
+        # Callers may ask for others before it is the turn of these.
+        self._builds = [one.id for one in self._inventory.templates.values() if one.state is TemplateState.BUILDING]
 
     def __repr__(self) -> str:
         return f"Recovering({self._inventory!r})"
@@ -79,6 +81,7 @@ class Recovering:
             log.warning("not everything that no record speaks of could be taken away: %s", error)
         await self._end_builds()
         await self._copies.recovered()
+        self._leasing.taken_over.set()
 
     async def _adopted(self, server: Server) -> bool:
         backend, endpoint, versions = self._serving.backend_of(server), server.endpoint, server.versions
@@ -139,12 +142,17 @@ class Recovering:
         elif database.partner and lease:
             await self._exclusives.finish(database)
         elif database.state in _ALIVE and not there:
-            if lease:
-                reason = "its database is no longer on the server"
-                await self._ledger.put_lease(lease.ended(LeaseState.LOST, self._clock.now(), reason))
-            await self._ledger.put_database(database.to(DatabaseState.CONDEMNED))
+            await self._lose(database, lease, "its database is no longer on the server")
         elif lease and database.name in survey.closed:
-            await self._admin.reopen(database.server_id, database)
+            try:
+                await self._admin.reopen(database.server_id, database)
+            except ServerRefusedError as error:  # no reason against the server, and the other leases there
+                await self._lose(database, lease, f"its login could not be let in again: {error.detail}")
+
+    async def _lose(self, database: Database, lease: Lease | None, reason: str) -> None:
+        if lease:
+            await self._ledger.put_lease(lease.ended(LeaseState.LOST, self._clock.now(), reason))
+        await self._ledger.put_database(database.to(DatabaseState.CONDEMNED))
 
     async def _mend_reset(self, spare: Database) -> None:
         database = self._inventory.databases.get(spare.partner or "")
@@ -191,7 +199,7 @@ class Recovering:
     async def _end_builds(self) -> None:
         """End the builds that nobody is going to end: the daemon's own, branches, and those without their lease."""
         for template in list(self._inventory.templates.values()):
-            if template.state is not TemplateState.BUILDING:
+            if template.state is not TemplateState.BUILDING or template.id not in self._builds:
                 continue
             lease = self._inventory.leases.get(template.builder or "")
             ours = template.origin is not Origin.BUILD

@@ -116,7 +116,7 @@ class Templating:
             LeasedbError: as documented for ``POST /templates/{name}/build``.
             CallerGoneError: when the caller hung up while it waited.
         """
-        wanted = self._checked(wanted)
+        wanted = await self._checked(wanted)
         with self._leasing.keyed(request) as earlier:
             if earlier is not None:
                 if earlier.builds != wanted.key:
@@ -137,7 +137,7 @@ class Templating:
             LeasedbError: as documented for ``PUT /templates/{name}``.
             CallerGoneError: when the caller hung up while it waited.
         """
-        wanted = self._checked(wanted)
+        wanted = await self._checked(wanted)
         template, ours = await self._claims.claimed(wanted, caller_gone)
         if not ours:
             if wanted.fingerprint is None:
@@ -178,8 +178,10 @@ class Templating:
             await self._fail(self._builder(wanted.key, lease.id), fault)
             raise
 
-    def _checked(self, wanted: TemplateRequest) -> TemplateRequest:
+    async def _checked(self, wanted: TemplateRequest) -> TemplateRequest:
         """Return the request with its edition found out; raise when the template can never be built."""
+        if wanted.postgres is not None or wanted.image is not None:
+            await self._leasing.until_taken_over(wanted.wait)
         edition = self._leasing.edition(wanted.postgres, wanted.image)
         wanted = replace(wanted, edition=edition)
         if wanted.name == BASE:
