@@ -10,7 +10,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import growth, machine, many, peers, query, report, simulated, starts, sustained, warm
+from benchmarks import (
+    growth,
+    machine,
+    many,
+    peers,
+    query,
+    report,
+    resets,
+    simulated,
+    starts,
+    sustained,
+    templates,
+    warm,
+    whole,
+)
 from benchmarks.bench import Bench, reason
 from benchmarks.machine import BenchmarkError
 from benchmarks.outcome import Group, Outcome
@@ -22,9 +36,12 @@ GROUPS: Sequence[Group] = (
     warm.GROUP,
     query.GROUP,
     sustained.GROUP,
+    resets.GROUP,
     peers.GROUP,
     starts.GROUP,
+    whole.GROUP,
     growth.GROUP,
+    templates.GROUP,
     many.GROUP,
     simulated.GROUP,
 )

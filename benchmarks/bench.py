@@ -21,6 +21,7 @@ from benchmarks.sources import EMBEDDED, Source, docker_source, podman_source
 T = TypeVar("T")
 THINK = 0.02  # seconds between a quiet pool and the next request
 _POLL = 0.003
+_BUILD_LIMIT = 180.0  # seconds for a template of SQL text
 _STORE = "leasedb.sqlite"
 EMPTY = ("--pool-ready", "0", "--pool-ready-max", "0")  # flags of a daemon that only has a server running
 
@@ -46,13 +47,19 @@ class Live:
         found: dict[str, Any] = self.client.get(f"{self.url}{path}").raise_for_status().json()
         return found
 
+    def post(self, path: str, **body: object) -> dict[str, Any]:
+        """Return the answer to a POST.
+
+        Raises:
+            BenchmarkError: when it is an error.
+        """
+        return _read(self.client.post(f"{self.url}{path}", json=body))
+
     def lease(self, **body: object) -> dict[str, Any]:
-        answer = self.client.post(f"{self.url}/leases", json={**BODY, **body}).raise_for_status()
-        lease: dict[str, Any] = answer.json()
-        return lease
+        return self.post("/leases", **{**BODY, **body})
 
     def release(self, lease: dict[str, Any]) -> None:
-        self.client.delete(f"{self.url}/leases/{lease['id']}").raise_for_status()
+        self.delete(f"/leases/{lease['id']}")
 
     def release_all(self) -> None:
         """Release every lease of the benchmark's own, those of clients that measure included."""
@@ -76,9 +83,24 @@ class Live:
         found: dict[str, Any] = json.loads(self._stored("SELECT endpoint FROM server WHERE state = 'ready'"))
         return found
 
-    def base(self) -> str:
-        """Return the name of the database that the daemon clones."""
-        return self._stored("SELECT database FROM template WHERE name = 'base' AND state = 'sealed'")
+    def template(self, name: str, sql: str) -> dict[str, Any]:
+        """Have a template built of SQL text, and return it."""
+        return _read(self.client.put(f"{self.url}/templates/{name}", json={"sql": sql}, timeout=_BUILD_LIMIT))
+
+    def delete(self, path: str) -> None:
+        self.client.delete(f"{self.url}{path}").raise_for_status()
+
+    def until_kept(self, template: str, limit: float = 120.0) -> None:
+        """Return when the files of a template are in the state directory."""
+        end = time.monotonic() + limit
+        while not self.get(f"/templates/{template}")["kept"]:
+            if time.monotonic() > end:
+                raise BenchmarkError(f"The files of the template {template} were not kept within {limit:g} s.")
+            time.sleep(_POLL)
+
+    def copy(self, template: str = "base") -> str:
+        """Return the name of the database of which databases of a template are clones."""
+        return self._stored("SELECT database FROM copy WHERE template = ? AND state = 'sealed'", template)
 
     def conninfo(self, database: str = "postgres") -> str:
         """Return how the server's administrator logs in."""
@@ -88,13 +110,27 @@ class Live:
     def administrator(self, database: str = "postgres") -> "psycopg.Connection[tuple[Any, ...]]":
         return psycopg.connect(self.conninfo(database), autocommit=True)
 
-    def _stored(self, query: str) -> str:
-        # closing(): a connection's own block ends the transaction only
-        with contextlib.closing(sqlite3.connect(f"file:{self.state_dir / _STORE}?mode=ro", uri=True)) as store:
-            row = store.execute(query).fetchone()
+    def _stored(self, query: str, *values: str) -> str:
+        with stored(self.state_dir) as store:
+            row = store.execute(query, values).fetchone()
         if row is None:
             raise BenchmarkError(f"The daemon's state file answers nothing to {query!r}.")
         return str(row[0])
+
+
+def _read(answer: httpx.Response) -> dict[str, Any]:
+    if answer.is_error:
+        raise BenchmarkError(f"{answer.request.method} {answer.request.url}: {answer.text[:500]}")
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+@contextlib.contextmanager
+def stored(state_dir: Path) -> Iterator[sqlite3.Connection]:
+    """Look into what a daemon has written down."""
+    # closing(): a connection's own block ends the transaction only
+    with contextlib.closing(sqlite3.connect(f"file:{state_dir / _STORE}?mode=ro", uri=True)) as store:
+        yield store
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +164,7 @@ class Bench:
     def daemon(self, source: Source = EMBEDDED, *flags: str, state_dir: Path | None = None) -> Iterator[Live]:
         """Run a daemon that has given and taken back one lease when the block begins."""
         directory = state_dir or self.place.new_directory()
-        with daemon(self.place, source, directory, *flags) as running, keep_alive() as client:
+        with daemon(self.place, source, directory, *flags) as running, keep_alive(running.token) as client:
             live = Live(running, source, directory, client)
             live.release(first_lease(running))
             yield live

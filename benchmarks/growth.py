@@ -16,7 +16,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from benchmarks import raw, warm
-from benchmarks.bench import Bench, Live, progress, reason
+from benchmarks.bench import Bench, progress, reason
 from benchmarks.machine import BenchmarkError, file_system
 from benchmarks.outcome import Group, Mark, Outcome, Panel, Row, Table, left_out
 from benchmarks.samples import MILLISECONDS, Samples
@@ -24,15 +24,14 @@ from benchmarks.server import server
 
 Administrator = psycopg.Connection[Any]
 _MEGABYTE = 1024**2
-_ROOM = 8 * 1024**3  # bytes; 1 GB as a template and a clone, three ready ones, and a file system on a loop device
+_ROOM = 8 * 1024**3  # bytes; 1 GB as a template and its files, three ready ones, and a file system on a loop device
 _XFS = 4 * 1024**3
-_TABLES_AT_ONCE = 100
 _READY = 3
 _HOW = """
 Medians of `CREATE DATABASE` by the superuser of a server that does nothing else, with leasedb's settings; the
 template was just used, so it is in the kernel's cache. XFS: on a loop device whose file lies where the rest does;
-shared blocks: `file_copy_method = clone` of Postgres 18. Last column: `POST /leases`, 20 ms after the pool was full,
-of a daemon whose base template was made that big and whose three ready databases are clones of it.
+shared blocks: `file_copy_method = clone` of Postgres 18. Last column: `POST /leases` of a template that was built that
+big, 20 ms after its three ready databases were there; the empty one is the built-in template.
 """
 
 
@@ -126,7 +125,8 @@ def _clones(
             hands.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(template)))
             with psycopg.connect(make_conninfo(dsn, dbname=template), autocommit=True) as inside:
                 inside.execute("CREATE EXTENSION vector")
-                fill(inside, size)
+                for statement in filling(size).splitlines():  # the server's table of locks is small
+                    inside.execute(statement)
             hands.execute("CHECKPOINT")
             for name in strategies:
                 samples = found.setdefault((f"{prefix}{name}", size.name), Samples())
@@ -157,18 +157,15 @@ def _drop(hands: Administrator, name: str) -> None:
     hands.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))
 
 
-def fill(inside: Administrator, size: Size) -> None:
-    """Write what makes a database this big: one row to a page, so that what is written is what is meant."""
+def filling(size: Size) -> str:
+    """Return what makes a database this big: one row to a page, so that what is written is what is meant."""
+    statements = []
     if size.megabytes:
-        inside.execute("CREATE TABLE filler (text text)")
-        inside.execute("ALTER TABLE filler ALTER text SET STORAGE PLAIN")
         pages = size.megabytes * _MEGABYTE // 8192
-        inside.execute(f"INSERT INTO filler SELECT repeat('x', 8100) FROM generate_series(1, {pages})")
-    for first in range(0, size.tables, _TABLES_AT_ONCE):  # the server's table of locks is small
-        last = min(first + _TABLES_AT_ONCE, size.tables)
-        inside.execute(
-            "".join(f"CREATE TABLE t{number} (id int PRIMARY KEY, text text);" for number in range(first, last))
-        )
+        statements.append("CREATE TABLE filler (text text); ALTER TABLE filler ALTER text SET STORAGE PLAIN")
+        statements.append(f"INSERT INTO filler SELECT repeat('x', 8100) FROM generate_series(1, {pages})")
+    statements += [f"CREATE TABLE t{number} (id int PRIMARY KEY, text text)" for number in range(size.tables)]
+    return "".join(f"{statement};\n" for statement in statements)
 
 
 @contextlib.contextmanager
@@ -201,7 +198,7 @@ def _xfs(where: Path) -> Iterator[Path]:
 
 
 def _leases(bench: Bench, sizes: list[Size]) -> tuple[dict[str, Samples], str]:
-    """Measure leases of a daemon whose base template grows; return them by size, or why there are none."""
+    """Measure leases from templates of these sizes; return them by size, or why there are none."""
     found: dict[str, Samples] = {}
     progress("leases while templates grow")
     exactly = ("--pool-ready", str(_READY), "--pool-ready-max", str(_READY))
@@ -209,34 +206,16 @@ def _leases(bench: Bench, sizes: list[Size]) -> tuple[dict[str, Samples], str]:
     for size in sizes:
         try:
             with bench.daemon(bench.source("embedded"), *exactly) as live:
-                if size.megabytes or size.tables:
-                    _grow(live, size)
-                found[size.name] = raw.run(warm.thinking(live, bench.pick(60, 10), bench.pick(8.0, 3.0))).lease
+                name = "base"
+                if text := filling(size):
+                    name = str(live.template("grown", text)["name"])
+                    live.until_kept(name)
+                live.quiet(60.0)
+                leasing = warm.thinking(live, bench.pick(60, 10), bench.pick(8.0, 3.0), template=name)
+                found[size.name] = raw.run(leasing).lease
         except (BenchmarkError, psycopg.Error) as error:
             failure = f"{size.name}: {reason(error)}"
     return found, failure
-
-
-def _grow(live: Live, size: Size) -> None:
-    """Make the base template this big, and have every ready database be a clone of that."""
-    live.quiet()
-    base = live.base()
-    with live.administrator() as hands:
-        name = sql.Identifier(base)
-        hands.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
-        with live.administrator(base) as inside:
-            fill(inside, size)
-        hands.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(name))
-        whole = sql.SQL("SELECT pg_database_size({}) >= 0.95 * pg_database_size({})")
-        end, big = time.monotonic() + 60, 0
-        while big <= _READY:  # a row of them: then no small one is left
-            if time.monotonic() > end:
-                raise BenchmarkError(f"clones of {size.name} did not replace those of the empty template in 60 s")
-            lease = live.lease()
-            row = hands.execute(whole.format(lease["database"], base)).fetchone() or (False,)
-            big = big + 1 if row[0] else 0
-            live.release(lease)
-            live.quiet(60.0)
 
 
 _ROWS = [size.name for size in SIZES]

@@ -59,8 +59,9 @@ class Running:
     process: subprocess.Popen[bytes]
     url: str
     log: Path
+    token: str | None = None
 
-    def answered(self, client: httpx.Client, path: str) -> httpx.Response:
+    def answered(self, client: httpx.Client, path: str, **body: object) -> httpx.Response:
         """Return the answer to a POST that is repeated until the process listens.
 
         Raises:
@@ -69,7 +70,7 @@ class Running:
         end = time.monotonic() + START_LIMIT
         while True:
             try:
-                return client.post(f"{self.url}{path}", json=BODY).raise_for_status()
+                return client.post(f"{self.url}{path}", json={**BODY, **body}).raise_for_status()
             except httpx.ConnectError as error:
                 if self.process.poll() is not None or time.monotonic() > end:
                     raise BenchmarkError(f"{self.url} does not listen: {self.last_lines()}") from error
@@ -120,7 +121,7 @@ def _process(
             start_new_session=True,  # Ctrl-C ends the benchmark, and the benchmark ends its processes in order
         )
     try:
-        yield Running(process, f"http://127.0.0.1:{port}", log)
+        yield Running(process, f"http://127.0.0.1:{port}", log, environment.get("LEASEDB_TOKEN"))
     finally:
         process.terminate()
         try:
@@ -132,17 +133,18 @@ def _process(
 
 
 @contextlib.contextmanager
-def keep_alive() -> Iterator[httpx.Client]:
+def keep_alive(token: str | None = None) -> Iterator[httpx.Client]:
     """Return a client with one connection that is kept, and no proxy."""
     timeout, one = httpx.Timeout(START_LIMIT), httpx.Limits(max_connections=1)
-    with httpx.Client(trust_env=False, timeout=timeout, limits=one) as client:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    with httpx.Client(trust_env=False, timeout=timeout, limits=one, headers=headers) as client:
         yield client
 
 
-def first_lease(running: Running) -> dict[str, Any]:
+def first_lease(running: Running, **body: object) -> dict[str, Any]:
     """Return the first lease that the daemon gives, as soon as it does."""
-    with keep_alive() as client:
-        lease: dict[str, Any] = running.answered(client, "/leases").json()
+    with keep_alive(running.token) as client:
+        lease: dict[str, Any] = running.answered(client, "/leases", **body).json()
         return lease
 
 

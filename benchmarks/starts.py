@@ -111,7 +111,7 @@ def _one_source(bench: Bench, title: str, found: dict[str, Samples], count: int,
     with bench.daemon(source) as live:
         live.quiet()
         with live.administrator() as hands:
-            row = hands.execute("SELECT pg_database_size(%s::name)", [live.base()]).fetchone()
+            row = hands.execute("SELECT pg_database_size(%s::name)", [live.copy()]).fetchone()
         assert row is not None, "an aggregate without an answer"
         cells = [memory.daemon_text(live), megabytes(memory.of_servers(live)), megabytes(row[0])]
     return Row(sizes(title), cells)

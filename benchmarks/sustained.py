@@ -110,7 +110,7 @@ def one_round(live: Live, clients: int, seconds: float, work: float, rate: Rate)
 
 def _raw(live: Live, connections: int, seconds: float) -> float:
     """Return how many databases per second are cloned and dropped by hand."""
-    base, failures, counts = live.base(), list[BaseException](), list[int]()
+    base, failures, counts = live.copy(), list[BaseException](), list[int]()
     logins = [live.administrator() for _ in range(connections)]
     end = time.monotonic() + seconds
 

@@ -90,15 +90,22 @@ def _mark(label: str, samples: Samples, *, ours: bool) -> Mark:
 
 
 async def thinking(
-    live: Live, count: int, limit: float, between: Callable[[], Awaitable[None]] | None = None, *, full: bool = True
+    live: Live,
+    count: int,
+    limit: float,
+    between: Callable[[], Awaitable[None]] | None = None,
+    *,
+    full: bool = True,
+    template: str = "base",
 ) -> Pair:
     """Measure lone requests of a daemon whose pool is full; ``between`` runs after each.
 
     Without ``full`` it is enough that nothing is under way.
     """
     pair, client = Pair(), await Raw.open(live.url)
+    body = json.dumps({**BODY, "template": template}).encode()
     for _ in range(5):  # connections, caches
-        await client.call("DELETE", f"/leases/{(await client.post('/leases', _BODY))['id']}")
+        await client.call("DELETE", f"/leases/{(await client.post('/leases', body))['id']}")
     end = time.monotonic() + limit
     while len(pair.lease) < count and (time.monotonic() < end or not pair.lease):
         asked = time.monotonic()
@@ -109,7 +116,7 @@ async def thinking(
             await client.call("GET", "/healthz")
         await asyncio.sleep(THINK)
         with pair.lease.timed():
-            answer = await client.call("POST", "/leases", _BODY)
+            answer = await client.call("POST", "/leases", body)
         lease = json.loads(answer)
         with pair.release.timed():
             await client.call("DELETE", f"/leases/{lease['id']}")

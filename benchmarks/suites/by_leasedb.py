@@ -1,11 +1,11 @@
-"""A pytest plugin: the fixture `db` with leasedb's own fixture `pg_conn`."""
+"""A pytest plugin: the fixture `db` with leasedb's own fixture `pg_conn`, the schema applied in each test."""
 
 import pytest
 
-from benchmarks.suites import shop
+from benchmarks.suites import subject
 
 
 @pytest.fixture
-def db(pg_conn: shop.Connection) -> shop.Connection:
-    shop.apply(pg_conn)
+def db(pg_conn: subject.Connection) -> subject.Connection:
+    subject.apply(pg_conn)
     return pg_conn

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from benchmarks.suites.shop import Connection
+from benchmarks.suites.subject import Connection
 from benchmarks.suites.ways import Maker, hands
 
 

@@ -10,13 +10,13 @@ import psycopg
 import pytest
 from pytest_postgresql import factories
 
-from benchmarks.suites import shop
+from benchmarks.suites import subject
 
 
 def _load(**login: Any) -> None:
     login.pop("autocommit", None)
     with psycopg.connect(**login) as connection:
-        shop.apply(connection)
+        subject.apply(connection)
 
 
 server = factories.postgresql_proc(
@@ -26,5 +26,5 @@ database = factories.postgresql("server")
 
 
 @pytest.fixture
-def db(database: shop.Connection) -> shop.Connection:
+def db(database: subject.Connection) -> subject.Connection:
     return database

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.suites.shop import Connection
+from benchmarks.suites.subject import Connection
 from benchmarks.suites.ways import WAYS, Maker
 
 

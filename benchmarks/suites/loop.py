@@ -4,17 +4,17 @@ import json
 import os
 from time import perf_counter
 
-from benchmarks.suites import shop
+from benchmarks.suites import subject
 from benchmarks.suites.ways import WAYS
 
 
 def main() -> None:
     seconds: list[float] = []
     with WAYS[os.environ["SUITE_WAY"]]() as fresh:
-        for _ in range(shop.TESTS):
+        for _ in range(subject.TESTS):
             started = perf_counter()
             with fresh() as connection:
-                shop.body(connection)
+                subject.body(connection)
             seconds.append(perf_counter() - started)
     print(json.dumps(seconds))
 

@@ -1,38 +1,26 @@
-"""The small schema and the test body that all ways share. The body fails where the database is not fresh."""
+"""The small schema and its test."""
 
-import os
 from typing import Any
 
 import psycopg
 
-Connection = psycopg.Connection[Any]
-
-TESTS = int(os.environ.get("SUITE_TESTS", "100"))
-EMPTY = "SUITE_EMPTY" in os.environ  # no schema, and a question that needs none
-SCHEMA = """
+_TABLES = """
 CREATE TABLE customer (id int PRIMARY KEY GENERATED ALWAYS AS IDENTITY, name text NOT NULL);
 CREATE TABLE product (id int PRIMARY KEY GENERATED ALWAYS AS IDENTITY, name text NOT NULL, price numeric NOT NULL);
 CREATE TABLE purchase (id int PRIMARY KEY GENERATED ALWAYS AS IDENTITY, customer int NOT NULL REFERENCES customer);
 CREATE TABLE item (purchase int NOT NULL REFERENCES purchase, product int NOT NULL REFERENCES product, count int);
 CREATE TABLE note (purchase int NOT NULL REFERENCES purchase, text text NOT NULL);
 """
-ROWS = """
+_ROWS = """
 INSERT INTO customer (name) SELECT 'customer ' || n FROM generate_series(1, 5) n;
 INSERT INTO product (name, price) SELECT 'product ' || n, n * 1.5 FROM generate_series(1, 10) n;
 """
-TABLES = "customer, product, purchase, item, note"
+SQL = _TABLES + _ROWS
+RENEW = f"TRUNCATE customer, product, purchase, item, note RESTART IDENTITY; {_ROWS}"
 
 
-def apply(connection: Connection) -> None:
-    if not EMPTY:
-        connection.execute(SCHEMA + ROWS)
-
-
-def body(connection: Connection) -> None:
-    """Do what a small test does: write to some tables, read what another question makes of it."""
-    if EMPTY:
-        assert connection.execute("SELECT to_regclass('customer')").fetchone() == (None,), "not a fresh database"
-        return
+def body(connection: "psycopg.Connection[Any]") -> None:
+    """Write to some tables, and read what another question makes of it."""
     connection.execute("INSERT INTO purchase (customer) VALUES (1)")
     connection.execute("INSERT INTO item SELECT id, 3, 2 FROM purchase")
     connection.execute("INSERT INTO note SELECT id, 'soon' FROM purchase")

@@ -2,9 +2,9 @@
 
 import pytest
 
-from benchmarks.suites import shop
+from benchmarks.suites import subject
 
 
-@pytest.mark.parametrize("number", range(shop.TESTS))
+@pytest.mark.parametrize("number", range(subject.TESTS))
 def test_nothing(number: int) -> None:
     del number

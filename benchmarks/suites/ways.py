@@ -4,18 +4,20 @@ The outer one lasts for a process, as a session's fixture does. SUITE_DSN is the
 that runs already; SUITE_IMAGE an image that the engine has.
 """
 
+import hashlib
 import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 import leasedb
-from benchmarks.suites import shop
-from benchmarks.suites.shop import Connection
+from benchmarks.suites import subject
+from benchmarks.suites.subject import Connection
 
 Maker = Callable[[], AbstractContextManager[Connection]]
 _numbers = itertools.count()
@@ -34,10 +36,40 @@ def leased() -> Iterator[Maker]:
         @contextmanager
         def fresh() -> Iterator[Connection]:
             with client.acquire(holder="benchmark") as lease, psycopg.connect(lease.dsn) as connection:
-                shop.apply(connection)
+                subject.apply(connection)
                 yield connection
 
         yield fresh
+
+
+@contextmanager
+def from_template() -> Iterator[Maker]:
+    """With leasedb's client, from a template."""
+    with leasedb.Client() as client:
+        template = client.template("suite", subject.SQL)
+
+        @contextmanager
+        def fresh() -> Iterator[Connection]:
+            with client.acquire(template, holder="benchmark") as lease, psycopg.connect(lease.dsn) as connection:
+                yield connection
+
+        yield fresh
+
+
+@contextmanager
+def reset() -> Iterator[Maker]:
+    """One lease from a template, reset after each test."""
+    with leasedb.Client() as client:
+        template = client.template("suite", subject.SQL)
+        with client.lease(template, holder="benchmark") as lease:
+
+            @contextmanager
+            def fresh() -> Iterator[Connection]:
+                with psycopg.connect(lease.dsn) as connection:
+                    yield connection
+                lease.reset()
+
+            yield fresh
 
 
 @contextmanager
@@ -55,16 +87,34 @@ def by_hand_template() -> Iterator[Maker]:
 
 
 @contextmanager
+def by_hash() -> Iterator[Maker]:
+    """As pgtestdb does it (github.com/peterldowns/pgtestdb): a template named by its content, made once and kept."""
+    dsn = os.environ["SUITE_DSN"]
+    content = hashlib.sha256(subject.SQL.encode()).hexdigest()[:16]
+    template = f"suite_template_{content}"
+    with psycopg.connect(dsn, autocommit=True) as hands:
+        hands.execute("SELECT pg_advisory_lock(hashtext(%s))", [template])  # two workers would both make it
+        if hands.execute("SELECT FROM pg_database WHERE datname = %s AND datistemplate", [template]).rowcount == 0:
+            name = sql.Identifier(template)
+            hands.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(name))
+            hands.execute(sql.SQL("CREATE DATABASE {}").format(name))
+            with psycopg.connect(make_conninfo(dsn, dbname=template)) as connection:
+                subject.apply(connection)
+            hands.execute(sql.SQL("ALTER DATABASE {} IS_TEMPLATE true").format(name))
+        hands.execute("SELECT pg_advisory_unlock(hashtext(%s))", [template])
+        yield _cloning(dsn, hands, template)
+
+
+@contextmanager
 def truncated() -> Iterator[Maker]:
     """One database; before each test all tables are emptied and filled again."""
     with _own(os.environ["SUITE_DSN"]) as dsn, psycopg.connect(dsn) as connection:
-        shop.apply(connection)
+        subject.apply(connection)
         connection.commit()
 
         @contextmanager
         def fresh() -> Iterator[Connection]:
-            connection.execute(f"TRUNCATE {shop.TABLES} RESTART IDENTITY")  # the names are ours
-            connection.execute(shop.ROWS)
+            connection.execute(subject.RENEW)
             yield connection
             connection.commit()
 
@@ -75,7 +125,7 @@ def truncated() -> Iterator[Maker]:
 def rolled_back() -> Iterator[Maker]:
     """One database; each test runs in a transaction that is rolled back, and cannot commit."""
     with _own(os.environ["SUITE_DSN"]) as dsn, psycopg.connect(dsn) as connection:
-        shop.apply(connection)
+        subject.apply(connection)
         connection.commit()
 
         @contextmanager
@@ -119,26 +169,41 @@ def hands(dsn: str, *, template: bool) -> Iterator[Maker]:
     with _own(dsn) as source, psycopg.connect(dsn, autocommit=True) as hands:
         if template:
             with psycopg.connect(source) as connection:
-                shop.apply(connection)
-        parent = sql.Identifier(str(conninfo_to_dict(source)["dbname"])) if template else None
+                subject.apply(connection)
+        yield _cloning(dsn, hands, str(conninfo_to_dict(source)["dbname"]) if template else None)
 
-        @contextmanager
-        def fresh() -> Iterator[Connection]:
-            database = _new_name()
-            name = sql.Identifier(database)
-            clone = sql.SQL("CREATE DATABASE {}").format(name)
-            hands.execute(clone + sql.SQL(" TEMPLATE {}").format(parent) if parent else clone)
-            try:
-                with psycopg.connect(make_conninfo(dsn, dbname=database)) as connection:
-                    if parent is None:
-                        shop.apply(connection)
-                    yield connection
-            finally:
-                hands.execute(sql.SQL("DROP DATABASE {}").format(name))
 
-        yield fresh
+def _cloning(dsn: str, hands: "psycopg.Connection[Any]", template: str | None) -> Maker:
+    """Return a maker of databases; without a template the schema is applied in each."""
+
+    @contextmanager
+    def fresh() -> Iterator[Connection]:
+        database = _new_name()
+        name = sql.Identifier(database)
+        clone = sql.SQL("CREATE DATABASE {}").format(name)
+        hands.execute(clone + sql.SQL(" TEMPLATE {}").format(sql.Identifier(template)) if template else clone)
+        try:
+            with psycopg.connect(make_conninfo(dsn, dbname=database)) as connection:
+                if template is None:
+                    subject.apply(connection)
+                yield connection
+        finally:
+            hands.execute(sql.SQL("DROP DATABASE {}").format(name))
+
+    return fresh
 
 
 WAYS: dict[str, Callable[[], AbstractContextManager[Maker]]] = {
-    way.__name__: way for way in (leased, by_hand, by_hand_template, truncated, rolled_back, testcontainers)
+    way.__name__: way
+    for way in (
+        leased,
+        from_template,
+        reset,
+        by_hand,
+        by_hand_template,
+        by_hash,
+        truncated,
+        rolled_back,
+        testcontainers,
+    )
 }
