@@ -30,15 +30,16 @@ _BODY = json.dumps(BODY).encode()
 _BY_HAND_EVERY = 5  # rounds: it takes longest, and differs least
 _numbers = itertools.count()
 _HOW = f"""
-One daemon has the three templates, and one lease of each; embedded. Before each reset the lease's login connects, finds
-the template's rows and nothing else, and writes; its session stays open where the row says so. The stock is full at the
-beginning of each round of six resets, and 20 ms pass before each. The client costs next to nothing; the bare `POST`,
-as far from all else, tells what HTTP and one commit take. 50 tables: one of {DOCUMENTS:,} rows of
+One daemon has the three templates, and one lease of each; embedded. Before each reset the lease's login connects,
+finds the template's rows and nothing else, and writes; its session stays open where the row says so. The stock is
+full at the beginning of each round of six resets, and 20 ms pass before each. The client costs next to nothing; the
+bare `POST`, as far from all else, tells what HTTP and one commit take. 50 tables: one of {DOCUMENTS:,} rows of
 vector({DIMENSIONS}) with an HNSW index, one of ten rows, and 48 of {ENTRIES} rows each that refer to each other; 500
 tables: 500 such of ten rows. By hand, by the superuser on the same server, on clones of the same templates, in turns:
-`TRUNCATE ... RESTART IDENTITY CASCADE` of all tables, which leaves them empty and not as they were; and
-`DROP DATABASE`, `WITH (FORCE)` where a session is open, and `CREATE DATABASE ... TEMPLATE ... STRATEGY FILE_COPY`,
-without login and connection. Back to back: one client resets again and again, from a full stock of ten on.
+`TRUNCATE ... RESTART IDENTITY CASCADE` of all tables, which leaves them empty and not as they were; and `DROP
+DATABASE`, `WITH (FORCE)` where a session is open, and `CREATE DATABASE ... TEMPLATE ... STRATEGY FILE_COPY`, without
+login and connection. Back to back: one client resets again and again, from a full stock on, which the daemon enlarges
+as it learns.
 """
 
 

@@ -47,6 +47,11 @@ _LEFT: Final[LiteralString] = (
     f"SELECT (SELECT count(*) {_PRESENT}),"  # noqa: S608 - constants
     " (SELECT count(*) FROM pg_prepared_xacts WHERE database = {database})"
 )
+# The same without the view, which has to be planned each time.
+_NOBODY: Final[LiteralString] = (
+    f"NOT EXISTS (SELECT {_PRESENT}) AND NOT EXISTS (SELECT FROM pg_prepared_xact() AS x"  # noqa: S608 - constants
+    " WHERE x.dbid = (SELECT oid FROM pg_database WHERE datname = {database}))"
+)
 _WHO: Final[LiteralString] = (
     "SELECT pid, application_name, coalesce(state, backend_type),"  # noqa: S608 - constants
     " extract(epoch FROM state_change)::float8,"
@@ -97,6 +102,11 @@ def end_sessions(database: Database, *, superuser: bool) -> sql.Composed:
     To be run once the refusal is committed: then none can slip in between.
     """
     return _of(database, _AS_SUPERUSER if superuser else _AS_LENDER)
+
+
+def nobody(database: Database) -> sql.Composed:
+    """Return the condition that no session is there, and nothing is prepared."""
+    return _of(database, _NOBODY)
 
 
 def left(database: Database) -> sql.Composed:

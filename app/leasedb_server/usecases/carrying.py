@@ -1,6 +1,7 @@
 """Templates on their way: from servers into files, and from files to servers."""
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
@@ -65,7 +66,7 @@ class Carrying:
         self._daemon = daemon
         self._budget = budget
         self._wake = wake
-        self._brought: Counter[str] = Counter()  # keys of templates that are on their way to a server
+        self._held: Counter[str] = Counter()  # keys of templates that somebody is about to use
         self._at_work: dict[str, asyncio.Event] = {}  # ids of copies, templates, servers that something is done with
 
     def __repr__(self) -> str:
@@ -77,9 +78,18 @@ class Carrying:
         """Tell whether something is done with the copy, the template or the server with this id."""
         return ident in self._at_work
 
-    def brought(self, key: str) -> bool:
-        """Tell whether somebody waits for the template with this key to be brought to a server."""
-        return self._brought[key] > 0
+    def is_held(self, key: str) -> bool:
+        """Tell whether somebody is about to use the template with this key."""
+        return self._held[key] > 0
+
+    @contextlib.contextmanager
+    def held(self, key: str) -> Iterator[None]:
+        """Keep the template with this key from being deleted."""
+        self._held[key] += 1
+        try:
+            yield
+        finally:
+            self._held -= Counter([key])
 
     def begun(self, ident: str, work: Callable[[], Work]) -> Work:
         """Return work that counts as begun on what has this id, until it is done."""
@@ -179,23 +189,21 @@ class Carrying:
     async def bring(self, server: Server, key: str) -> Copy:
         """Return the server's copy of the template, brought there from the kept files when it has none.
 
+        The template has to be `held` meanwhile.
+
         Raises:
             LeasedbError: when it cannot be had.
         """
         if found := self._inventory.sealed_on(server.id, key):
             return found
-        self._brought[key] += 1
-        try:
-            await self.keep(self._sealed(key))
-            template = self._sealed(key)
-            if not template.kept:
-                raise ServerUnreachableError(f"The template {template.name!r} cannot be brought to another server.")
-            copy = await self._imported(server, template)
-            if copy.state is not CopyState.SEALED:
-                raise ServerUnreachableError(f"The server that the template {template.name!r} was brought to was lost.")
-            return copy
-        finally:
-            self._brought -= Counter([key])
+        await self.keep(self._sealed(key))
+        template = self._sealed(key)
+        if not template.kept:
+            raise ServerUnreachableError(f"The template {template.name!r} cannot be brought to another server.")
+        copy = await self._imported(server, template)
+        if copy.state is not CopyState.SEALED:
+            raise ServerUnreachableError(f"The server that the template {template.name!r} was brought to was lost.")
+        return copy
 
     def _sealed(self, key: str) -> Template:
         template = self._inventory.templates.get(key)

@@ -1,5 +1,6 @@
 """Where templates lie: sealed on servers, and as files for servers to come. Beyond a budget the least used go first."""
 
+import contextlib
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -100,8 +101,8 @@ class Copies:
             return f"{leased} of its databases are leased"
         if self._waiting(key):
             return "callers wait for a database of it"
-        if self._carrying.brought(key):
-            return "it is being brought to a server"
+        if self._carrying.is_held(key):
+            return "a database of it is being made"
         children = [
             child.name
             for child in self._inventory.templates.values()
@@ -141,7 +142,7 @@ class Copies:
         # From here on all are facts. What is still being made is looked at again when it is done.
         for copy in self._inventory.copies_from(template.key):
             if copy.state is CopyState.SEALED:
-                await self._ledger.put_copy(copy.to(CopyState.CONDEMNED), fact=True)
+                await self._condemn(copy)
         for database in self._inventory.ready_from(template.key):
             await self._ledger.put_database(database.to(DatabaseState.CONDEMNED), fact=True)
         self._refuse(template.key)
@@ -149,8 +150,13 @@ class Copies:
         self._wake()
         await self._delete_files(current)
 
+    async def _condemn(self, copy: Copy) -> None:
+        """Have a copy dropped. On a lent server that is away it counts as unknown, and goes when that is back."""
+        there = copy.server_id in self._inventory.servers
+        await self._ledger.put_copy(copy.to(CopyState.CONDEMNED if there else CopyState.GONE), fact=True)
+
     async def _delete_files(self, template: Template) -> None:
-        if template.kept:
+        if template.layout:  # also when it could not be written down that they are kept
             try:
                 await self._files.delete(template.id)
             except StoreFailedError as error:
@@ -231,8 +237,14 @@ class Copies:
         """Tell whether files are to be had from this server that are kept nowhere, and are going to be."""
         return self._carrying.needed_on(server_id)
 
+    def held(self, key: str) -> contextlib.AbstractContextManager[None]:
+        """Keep the template with this key from being deleted."""
+        return self._carrying.held(key)
+
     async def bring(self, server: Server, key: str) -> Copy:
         """Return the server's copy of the template, brought there from the kept files when it has none.
+
+        The template has to be `held` meanwhile.
 
         Raises:
             LeasedbError: when it cannot be had.
@@ -264,8 +276,9 @@ class Copies:
     async def recovered(self) -> None:
         """Forget the templates of which nothing is left, and delete the files that no record speaks of."""
         for copy in list(self._inventory.copies.values()):
+            lasting = copy.state is CopyState.SEALED and not self._serving.backend.disposable
             # On a server that is lent no more. When it is lent again, what is there counts as unknown.
-            if copy.server_id not in self._inventory.servers and self._serving.backend.disposable:
+            if copy.server_id not in self._inventory.servers and not lasting:
                 await self._ledger.put_copy(copy.to(CopyState.GONE), fact=True)
         for template in list(self._inventory.templates.values()):
             if template.sealed and not self._lasts(template):
@@ -274,6 +287,5 @@ class Copies:
         for copy in list(self._inventory.copies.values()):
             known = is_base(copy.template) or copy.template in self._inventory.templates
             if copy.state is CopyState.SEALED and not known:
-                there = copy.server_id in self._inventory.servers  # else it is dropped as unknown when it is lent again
-                await self._ledger.put_copy(copy.to(CopyState.CONDEMNED if there else CopyState.GONE), fact=True)
+                await self._condemn(copy)
         await self._files.sweep(frozenset(one.id for one in self._inventory.templates.values() if one.kept))

@@ -118,10 +118,11 @@ class Exclusives:
         server = await self._server(request, caller_gone)
         gone = asyncio.ensure_future(caller_gone())
         try:
-            await self._copies.bring(server, request.stock)
-            database = await self._create(server, request)
-            _check_caller(gone)
-            return await self._leasing().enter(database, request)
+            with self._copies.held(request.stock):
+                await self._copies.bring(server, request.stock)
+                database = await self._create(server, request)
+                _check_caller(gone)
+                return await self._leasing().enter(database, request)
         except BaseException:
             with contextlib.suppress(LeasedbError):  # it is tried again
                 await self.throw_away(server.id)
@@ -246,11 +247,12 @@ class Exclusives:
             LeasedbError: the lease may not be able to log in then, until it is reset again.
         """
         server = self._inventory.server_of(database)
-        copy = await self._copies.bring(server, stock)
-        self._check_there(database)
-        # Its own partner: whoever finds it so can tell that a reset has begun.
-        await self._ledger.put_leased(begun := replace(database, partner=database.id))
-        number = await self._clean(begun, copy.database)
+        with self._copies.held(stock):
+            copy = await self._copies.bring(server, stock)
+            self._check_there(database)
+            # Its own partner: whoever finds it so can tell that a reset has begun.
+            await self._ledger.put_leased(begun := replace(database, partner=database.id))
+            number = await self._clean(begun, copy.database)
         self._check_there(begun)
         await self._ledger.put_leased(replace(database, partner=None))
         return number

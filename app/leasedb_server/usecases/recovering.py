@@ -79,6 +79,7 @@ class Recovering:
                 log.info("took away %s, which no record speaks of", name)
         except LeasedbError as error:
             log.warning("not everything that no record speaks of could be taken away: %s", error)
+        await self._write_off_the_lost()
         await self._end_builds()
         await self._copies.recovered()
         self._leasing.taken_over.set()
@@ -195,6 +196,16 @@ class Recovering:
         return True
 
     # --- all of them ---
+
+    async def _write_off_the_lost(self) -> None:
+        """Take note of what went with a server of which nothing is left: it could not be written down at the time."""
+        for lease in self._inventory.active_leases():
+            database = self._inventory.databases[lease.database_id]
+            if database.state is DatabaseState.GONE or database.server_id not in self._inventory.servers:
+                await self._ledger.put_lease(lease.ended(LeaseState.LOST, self._clock.now(), "its database is gone"))
+        for database in list(self._inventory.databases.values()):
+            if database.state is not DatabaseState.GONE and database.server_id not in self._inventory.servers:
+                await self._ledger.put_database(database.to(DatabaseState.GONE))
 
     async def _end_builds(self) -> None:
         """End the builds that nobody is going to end: the daemon's own, branches, and those without their lease."""
