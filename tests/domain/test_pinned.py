@@ -70,7 +70,7 @@ def planned(*servers, most=10, **more):
 
 
 @given(views(), few)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_a_reset_goes_one_beyond_the_ceiling_and_nothing_else_does(view, targets):
     actions = plan(view, targets, NOW)
     makes = Counter((make.server_id, make.template) for make in of(actions, MakeDatabase))
@@ -91,7 +91,7 @@ def test_a_reset_goes_one_beyond_the_ceiling_and_nothing_else_does(view, targets
 
 
 @given(views(), few)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_no_more_is_cloned_for_a_reset_than_is_missing(view, targets):
     view = replace(view, waiting={}, wanted=dict.fromkeys(TEMPLATES, 0))
     makes = Counter((make.server_id, make.template) for make in of(plan(view, targets, NOW), MakeDatabase))
@@ -102,7 +102,7 @@ def test_no_more_is_cloned_for_a_reset_than_is_missing(view, targets):
 
 
 @given(views(), few)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_what_somebody_waits_for_on_a_server_is_not_given_up_there(view, targets):
     given_up = of(plan(replace(view, quiet=BUSY), targets, NOW), Surplus)
     assert not {(one.server_id, one.template) for one in given_up} & {

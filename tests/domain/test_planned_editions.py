@@ -58,7 +58,7 @@ def wanted(view, targets, edition):
 
 
 @given(views(), few)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_there_are_never_more_servers_of_an_edition_than_wanted(view, targets):
     starts = Counter(start.edition for start in of(plan(view, targets, NOW), StartServer))
     for edition, number in starts.items():
@@ -68,7 +68,7 @@ def test_there_are_never_more_servers_of_an_edition_than_wanted(view, targets):
 
 
 @given(views(), few)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_what_is_in_use_of_an_edition_stays(view, targets):
     stopped = {stop.server_id for stop in of(plan(view, targets, NOW), StopServer)}
     for edition in EDITIONS:
@@ -80,7 +80,7 @@ def test_what_is_in_use_of_an_edition_stays(view, targets):
 
 
 @given(views(), few)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_databases_are_made_on_servers_of_their_templates_edition(view, targets):
     servers = {server.id: server for server in view.servers}
     makes = of(plan(view, targets, NOW), MakeDatabase)

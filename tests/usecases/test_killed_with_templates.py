@@ -13,7 +13,7 @@ from leasedb_server.domain.pool import Targets
 from tests.usecases.killing import KINDS, Stage, killed_at_every_step, lived, put_right, revive_what_is_not_ours
 from tests.usecases.stage import run
 
-STRIDE = 3  # of three steps one; which one differs from run to run of the suite only when the steps do
+STRIDE = 3  # one step of three is tried; all of them take a minute
 OURS, LENT = KINDS["disposable"], KINDS["existing"]
 ONE = {"targets": Targets(servers=1, ready=2, most=9)}
 SIZE = 7_000_000  # bytes of a template that holds next to nothing

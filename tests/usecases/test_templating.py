@@ -354,6 +354,19 @@ async def test_without_a_database_to_build_in_the_claim_is_given_up(life):
 
 
 @lives
+async def test_patience_is_for_the_build_of_somebody_else_and_a_database_together(life):
+    await taken(life)
+    before = asyncio.get_running_loop().time()
+    (first,) = asking(life, "a", wish={"wait": 40.0})
+    (caller,) = await waiters(life, "b", wish={"wait": 60.0}, wait=60.0)
+    for who in (first, caller):
+        with pytest.raises(PoolExhaustedError):
+            await who
+    assert asyncio.get_running_loop().time() - before == pytest.approx(60, abs=0.1)
+    assert life.inventory.templates == {}
+
+
+@lives
 async def test_who_hangs_up_in_line_gives_the_claim_up(life):
     await taken(life)
     gone = asyncio.Event()

@@ -121,3 +121,8 @@ def is_base(key: str) -> bool:
 
 def base_key(edition: str) -> str:
     return editions.key(BASE, edition)
+
+
+def built_in(edition: str) -> Template:
+    """Return what the template `base` looks like."""
+    return Template("", BASE, edition, BASE, BASE, Origin.BUILTIN, 0.0, 0.0, TemplateState.SEALED)

@@ -1,7 +1,8 @@
 """Who builds a template, and who waits for it."""
 
 import asyncio
-from collections.abc import Callable
+import hashlib
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -139,3 +140,20 @@ def same(found: Template, requested: str) -> None:
             fingerprint=found.fingerprint,
             requested=requested,
         )
+
+
+class Fingerprint:
+    """Made of a text while it is read."""
+
+    def __init__(self, parent: str) -> None:
+        self._hash = hashlib.sha256(f"{parent}\n".encode())
+
+    @property
+    def text(self) -> str:
+        return f"sql:{self._hash.hexdigest()}"
+
+    async def of(self, text: AsyncIterator[str]) -> AsyncIterator[str]:
+        """Pass the text on."""
+        async for part in text:
+            self._hash.update(part.encode())
+            yield part

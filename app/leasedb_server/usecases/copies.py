@@ -285,7 +285,8 @@ class Copies:
                 log.warning("template %s went with its server and has to be built again", template.name)
                 await self._give_up(template)
         for copy in list(self._inventory.copies.values()):
-            known = is_base(copy.template) or copy.template in self._inventory.templates
+            found = self._inventory.templates.get(copy.template)
+            known = is_base(copy.template) or (found is not None and found.sealed)
             if copy.state is CopyState.SEALED and not known:
                 await self._condemn(copy)
         await self._files.sweep(frozenset(one.id for one in self._inventory.templates.values() if one.kept))

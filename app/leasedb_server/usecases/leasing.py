@@ -233,6 +233,8 @@ class Leasing:
         Raises:
             NotReadyError: when that took longer.
         """
+        if self.taken_over.is_set():
+            return
         try:
             async with asyncio.timeout(seconds):
                 await self.taken_over.wait()

@@ -10,6 +10,20 @@ from leasedb_server.usecases.asking import CallerGone, CallerGoneError
 T = TypeVar("T")
 
 
+class Patience:
+    """So many seconds, from now on, for several waits one after the other."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = asyncio.get_running_loop().time() + seconds
+
+    def __repr__(self) -> str:
+        return f"Patience({self.left:g})"
+
+    @property
+    def left(self) -> float:
+        return max(0.0, self._end - asyncio.get_running_loop().time())
+
+
 async def within(seconds: float, work: Coroutine[Any, Any, T], what: str, *, hint: str = "See what it runs.") -> T:
     """Return what the work returns; it is cancelled after so many seconds.
 

@@ -1,7 +1,6 @@
 """Templates from the first request to their end: built once whoever asks, sealed, deleted, evicted."""
 
 import contextlib
-import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -27,14 +26,14 @@ from leasedb_server.domain.errors import (
 from leasedb_server.domain.fault import Fault
 from leasedb_server.domain.lease import Holder, Lease, LeaseState
 from leasedb_server.domain.names import Kind, Name, new_ident
-from leasedb_server.domain.template import BASE, Copy, CopyState, Origin, Template, TemplateState
+from leasedb_server.domain.template import BASE, Copy, CopyState, Origin, Template, TemplateState, built_in
 from leasedb_server.ports import Clock, DatabaseAdmin
 from leasedb_server.usecases.asking import CallerGone, LeaseRequest, TemplateRequest
-from leasedb_server.usecases.claims import Claims, same
+from leasedb_server.usecases.claims import Claims, Fingerprint, same
 from leasedb_server.usecases.copies import Copies
 from leasedb_server.usecases.leasing import Leasing, ended
 from leasedb_server.usecases.ledger import Ledger
-from leasedb_server.usecases.limits import attended, within
+from leasedb_server.usecases.limits import Patience, attended, within
 
 log = logging.getLogger(__name__)
 
@@ -122,10 +121,11 @@ class Templating:
                 if earlier.builds != wanted.key:
                     raise IdempotencyMismatchError("The Idempotency-Key was used before, for another template.")
                 return self.get(wanted.key), earlier
+            patience = Patience(request.wait)
             template, ours = await self._claims.claimed(wanted, caller_gone)
             if not ours:
                 return template, None
-            lease = await self._begin(template, wanted, request, caller_gone)
+            lease = await self._begin(template, wanted, replace(request, wait=patience.left), caller_gone)
             return self.get(wanted.key), lease
 
     async def put(
@@ -137,21 +137,21 @@ class Templating:
             LeasedbError: as documented for ``PUT /templates/{name}``.
             CallerGoneError: when the caller hung up while it waited.
         """
-        wanted = await self._checked(wanted)
+        wanted, patience = await self._checked(wanted), Patience(wanted.wait)
         template, ours = await self._claims.claimed(wanted, caller_gone)
         if not ours:
             if wanted.fingerprint is None:
-                fingerprint = _Fingerprint(self.get(wanted.parent_key).fingerprint)
+                fingerprint = Fingerprint(self.get(wanted.parent_key).fingerprint)
                 async for _ in fingerprint.of(text):
                     pass
                 same(template, fingerprint.text)
             return template, False
         request = LeaseRequest(
-            ttl=self._leasing.max_ttl, wait=wanted.wait, holder=Holder(f"leasedb: builds template {wanted.name}")
+            ttl=self._leasing.max_ttl, wait=patience.left, holder=Holder(f"leasedb: builds template {wanted.name}")
         )
         lease = await self._begin(template, wanted, request, caller_gone)
         try:
-            fingerprint = _Fingerprint(self.get(wanted.parent_key).fingerprint)
+            fingerprint = Fingerprint(self.get(wanted.parent_key).fingerprint)
             notes = await attended(self._run(lease, wanted, fingerprint.of(text)), caller_gone)
             template = self._builder(wanted.key, lease.id)
             await self._ledger.put_template(
@@ -374,25 +374,3 @@ class Templating:
         if reason := self._copies.use(template):
             raise TemplateInUseError(f"The template {template.name!r} is in use: {reason}.")
         await self._copies.delete(template)
-
-
-class _Fingerprint:
-    """Made of a text while it is read."""
-
-    def __init__(self, parent: str) -> None:
-        self._hash = hashlib.sha256(f"{parent}\n".encode())
-
-    @property
-    def text(self) -> str:
-        return f"sql:{self._hash.hexdigest()}"
-
-    async def of(self, text: AsyncIterator[str]) -> AsyncIterator[str]:
-        """Pass the text on."""
-        async for part in text:
-            self._hash.update(part.encode())
-            yield part
-
-
-def built_in(edition: str) -> Template:
-    """Return what the template `base` looks like."""
-    return Template("", BASE, edition, BASE, BASE, Origin.BUILTIN, 0.0, 0.0, TemplateState.SEALED)
