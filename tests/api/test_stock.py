@@ -9,7 +9,7 @@ from tests.waiting import until
 def test_the_pool_has_the_documented_shape(daemon):
     pool = daemon.get("/pool")
     schemas.PoolOut.model_validate(pool)
-    assert [each["template"] for each in pool["demand"]] == ["base"]
+    assert "base" in [each["template"] for each in pool["demand"]]
     assert not pool["asleep"]
 
 
@@ -33,7 +33,7 @@ def test_what_is_coming_is_made_ready_and_counted_down(daemon):
     assert answer.json() == {**said, "expires_at": answer.json()["expires_at"], "target": 8}
     until(lambda: daemon.get("/pool")["ready"] >= 8, 30, "what was announced to be ready")
     lease = daemon.lease(holder="announced")
-    [forecast] = daemon.get("/pool")["demand"]
+    [forecast] = [each for each in daemon.get("/pool")["demand"] if each["template"] == "base"]
     assert forecast["hinted"] == 7
     daemon.release(lease)
     withdrawn = daemon.call("PUT", "/demand", json={**said, "count": 0}).json()

@@ -99,6 +99,7 @@ def lease_routes(use: UseCases) -> APIRouter:
                 errors.IdempotencyInProgressError,
                 errors.LeaseEndedError,
                 errors.PoolExhaustedError,
+                errors.NotReadyError,
                 errors.ShuttingDownError,
                 errors.StoreFailedError,
             ),

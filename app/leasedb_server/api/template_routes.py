@@ -52,10 +52,11 @@ BUILDING: Final = (
     errors.TemplateBuildingError,
     errors.BuildFailedError,
     errors.PoolExhaustedError,
+    errors.NotReadyError,
     errors.ShuttingDownError,
     errors.StoreFailedError,
 )
-ON_SERVERS: Final = (errors.ServerUnreachableError, errors.ServerRefusedError)
+ON_SERVERS: Final = (errors.NotReadyError, errors.ServerUnreachableError, errors.ServerRefusedError)
 
 
 def template_routes(use: UseCases) -> APIRouter:
@@ -135,7 +136,14 @@ def template_routes(use: UseCases) -> APIRouter:
         responses={
             200: {"model": BuiltOut, "description": "It is there"},
             201: {"model": BuiltOut, "description": "The caller is its builder"},
-            **problems(*WITH_BODY, *BUILDING, errors.HolderNotFoundError, errors.LeaseEndedError),
+            **problems(
+                *WITH_BODY,
+                *BUILDING,
+                errors.HolderNotFoundError,
+                errors.LeaseEndedError,
+                errors.IdempotencyMismatchError,
+                errors.IdempotencyInProgressError,
+            ),
         },
         openapi_extra=documented(BuildBody, {KEY_HEADER: KEY}),
     )
@@ -198,6 +206,8 @@ def template_routes(use: UseCases) -> APIRouter:
             errors.TemplateSealedError,
             errors.NotTheBuilderError,
             errors.LeaseNotFoundError,
+            errors.LeaseEndedError,
+            errors.NotReadyError,
             errors.StoreFailedError,
         ),
     )
