@@ -37,6 +37,7 @@ class Inventory:
         self._ready: dict[tuple[str, str], OrderedDict[str, None]] = {}
         self._condemned: dict[str, OrderedDict[str, None]] = {}
         self._counts: Counter[tuple[str, str, DatabaseState]] = Counter()
+        self._spares: dict[str, str] = {}  # spare databases by their partners: each release asks for one
         self._used: set[str] = set()
 
     def __repr__(self) -> str:
@@ -70,8 +71,12 @@ class Inventory:
             self._count(old, -1)
             self._ready.get((old.server_id, old.template), OrderedDict()).pop(old.id, None)
             self._condemned.get(old.server_id, OrderedDict()).pop(old.id, None)
+            if old.partner and self._spares.get(old.partner) == old.id:
+                del self._spares[old.partner]
         self.databases[database.id] = database
         self._count(database, +1)
+        if database.state is DatabaseState.SPARE and database.partner:
+            self._spares[database.partner] = database.id
         if database.state is DatabaseState.READY:
             self._ready.setdefault((database.server_id, database.template), OrderedDict())[database.id] = None
         elif database.state is DatabaseState.CONDEMNED:
@@ -205,8 +210,8 @@ class Inventory:
 
     def spare_for(self, database_id: str) -> Database | None:
         """Return the database that this one's reset has begun with, or None."""
-        spares = (one for one in self.databases.values() if one.state is DatabaseState.SPARE)
-        return next((one for one in spares if one.partner == database_id), None)
+        spare = self._spares.get(database_id)
+        return self.databases.get(spare) if spare else None
 
     def count(self, server_id: str, template: str, state: DatabaseState) -> int:
         return self._counts[server_id, template, state]
