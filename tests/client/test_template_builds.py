@@ -49,8 +49,8 @@ def test_who_waits_for_an_interrupted_build_builds(connect, stand_in, interrupti
             until(lambda: stand_in.waiting_for_builds, what="somebody waits")
             raise interruption
 
-    with ThreadPoolExecutor(2) as threads:
-        first = threads.submit(leasedb.Client(stand_in.url).template, "shop", migrate)
+    with leasedb.Client(stand_in.url) as blocking, ThreadPoolExecutor(2) as threads:
+        first = threads.submit(blocking.template, "shop", migrate)
         until(lambda: stand_in.built, what="building")
         second = threads.submit(connect(stand_in.url).template, "shop", migrate)
         with pytest.raises(interruption):
