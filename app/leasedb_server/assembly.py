@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import importlib.metadata
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Final
@@ -32,7 +33,10 @@ from leasedb_server.templatefiles import TemplateFolder
 from leasedb_server.usecases.attending import Attending
 from leasedb_server.usecases.copies import Copies
 from leasedb_server.usecases.exclusive import Exclusives
+from leasedb_server.usecases.holding import Holding
+from leasedb_server.usecases.idling import Idling
 from leasedb_server.usecases.integresql import LABEL, Integresql
+from leasedb_server.usecases.keeping import Keeping
 from leasedb_server.usecases.leasing import Leasing
 from leasedb_server.usecases.ledger import Ledger
 from leasedb_server.usecases.making import Making
@@ -45,6 +49,7 @@ from leasedb_server.usecases.upkeep import Upkeep
 
 TEMPLATES: Final = "templates"  # folder of the state directory
 VERSION: Final = importlib.metadata.version("leasedb")
+VANISHED: Final = 30  # seconds without an acknowledgement after which who reads an answer counts as gone
 LOOK_LIMIT: Final = 3.0  # seconds in which an existing server has to answer a doctor
 CLEANING: Final = "no address, for it is 'leasedb clean'"  # in the lock, where others have their URL
 UNSAVED: Final = "doctor"  # stands for the daemon's id where nothing is going to be created
@@ -202,6 +207,8 @@ async def assembled(
             pool_max=settings.pool_max,
         )
         integresql = Integresql(inventory, leasing=leasing, templating=templating, attending=attending)
+        idling = Idling(inventory, clock, announced=upkeep.announced, after=settings.idle_exit)
+        keeping = Keeping(ledger, clock, leasing, most=min(settings.keep_max, settings.pool_max // 2))
         token = settings.token.get_secret_value() if settings.token else None
 
         use = UseCases(
@@ -214,6 +221,8 @@ async def assembled(
             resetting,
             exclusives,
             copies,
+            keeping,
+            Holding(ledger, clock, leasing),
             settings.default_ttl,
             VERSION,
             processes.space(),
@@ -224,12 +233,13 @@ async def assembled(
             token=token,
             upload_max=settings.template_upload_max,
             integresql=integresql if settings.integresql else None,
+            idling=idling,
         )
 
         def ready() -> None:
             say(_banner(url, serving, inventory, secured=token is not None))
 
-        yield Daemon(http, listener, leasing, serving, recovering, upkeep, wake, say, ready)
+        yield Daemon(http, listener, leasing, serving, recovering, upkeep, idling, wake, say, ready)
 
 
 def all_backends(settings: Settings, daemon: str) -> dict[str, ServerBackend]:
@@ -343,6 +353,8 @@ def _listen(settings: Settings) -> socket.socket:
         )[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sys.platform == "linux":  # inherited by its connections: one whose other end vanished breaks when written to
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, VANISHED * 1000)
         listener.bind(address)
         listener.listen(2048)
     except OSError as error:

@@ -101,8 +101,14 @@ class Settings(BaseSettings):
     idle_stop: Seconds | None = Field(
         None, description="seconds without a lease after which servers stop; the next lease starts one; never if unset"
     )
+    idle_exit: Seconds | None = Field(
+        None, description="seconds without anything to do after which the daemon stops by itself; never if unset"
+    )
     default_ttl: Seconds = Field(300, description="seconds a lease lives when the caller names no ttl")
     max_ttl: Seconds = Field(86_400, description="seconds after which a lease ends, however often renewed")
+    keep_max: int = Field(
+        10, ge=0, le=1000, description="leases that may be kept to be looked at, at once; half of pool_max at most"
+    )
     start_timeout: Seconds = Field(60, description="seconds a server may take until it answers a query")
     orphan_timeout: Annotated[float, Field(ge=1, allow_inf_nan=False)] = Field(
         600, description="seconds without a daemon after which its servers stop by themselves"

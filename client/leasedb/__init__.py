@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from leasedb._errors import BodyTooLargeError as BodyTooLargeError
     from leasedb._errors import BuildFailedError as BuildFailedError
     from leasedb._errors import ClientClosedError as ClientClosedError
+    from leasedb._errors import DaemonStartError as DaemonStartError
     from leasedb._errors import DaemonUnreachableError as DaemonUnreachableError
     from leasedb._errors import ExclusiveUnavailableError as ExclusiveUnavailableError
     from leasedb._errors import FileUnreadableError as FileUnreadableError
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
     from leasedb._errors import HostNotAllowedError as HostNotAllowedError
     from leasedb._errors import IdempotencyInProgressError as IdempotencyInProgressError
     from leasedb._errors import IdempotencyMismatchError as IdempotencyMismatchError
+    from leasedb._errors import IncompatibleDaemonError as IncompatibleDaemonError
     from leasedb._errors import InternalError as InternalError
     from leasedb._errors import InvalidAddressError as InvalidAddressError
     from leasedb._errors import InvalidRequestError as InvalidRequestError
+    from leasedb._errors import KeepQuotaError as KeepQuotaError
     from leasedb._errors import LeasedbError as LeasedbError
     from leasedb._errors import LeaseEndedError as LeaseEndedError
     from leasedb._errors import LeaseLostError as LeaseLostError
@@ -116,6 +119,7 @@ _HOMES = {
         "BodyTooLargeError",
         "BuildFailedError",
         "ClientClosedError",
+        "DaemonStartError",
         "DaemonUnreachableError",
         "ExclusiveUnavailableError",
         "FileUnreadableError",
@@ -123,9 +127,11 @@ _HOMES = {
         "HostNotAllowedError",
         "IdempotencyInProgressError",
         "IdempotencyMismatchError",
+        "IncompatibleDaemonError",
         "InternalError",
         "InvalidAddressError",
         "InvalidRequestError",
+        "KeepQuotaError",
         "LeaseEndedError",
         "LeaseLostError",
         "LeaseNotFoundError",

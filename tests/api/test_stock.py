@@ -19,9 +19,10 @@ def test_a_server_says_where_its_files_lie_and_how_it_clones(daemon):
     [server] = daemon.get("/servers")["servers"]
     schemas.ServerOut.model_validate(server)
     assert 0 <= server["connections"]["used"] < server["connections"]["most"]
-    assert [way["chosen"] for way in server["cloning"]].count(True) == 1
-    assert all(way["milliseconds"] > 0 for way in server["cloning"] if way["clones"])
-    assert sum(way["clones"] for way in server["cloning"]) >= 5
+    ways = [way for way in server["cloning"] if way["template"] == "base"]  # tests before this one have others
+    assert [way["chosen"] for way in ways].count(True) == 1
+    assert all(way["milliseconds"] > 0 for way in ways if way["clones"])
+    assert sum(way["clones"] for way in ways) >= 5
     assert server["place"] == "main"
 
 

@@ -161,6 +161,12 @@ def test_a_lease_comes_back_with_all_it_has(place, lease):
     assert (found.idempotency_key, found.request_digest) == (lease.idempotency_key, lease.request_digest)
 
 
+def test_a_lease_that_is_kept_comes_back_without_its_process(place):
+    kept = LEASE.keep(1100.0, 500.0)
+    assert written(place, ("add_lease", LEASE), ("save_lease", kept)).leases == [kept]
+    assert kept.holder == Holder(LEASE.holder.name)
+
+
 @pytest.mark.parametrize(
     ("row", "lease", "known"),
     [

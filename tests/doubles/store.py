@@ -76,8 +76,8 @@ class MemoryStore:
         def update() -> None:
             row = self._rows[Lease].get(lease.id)
             if row is not None:
-                changed = {name: getattr(lease, name) for name in ("expires_at", "ttl", "state", "ended_at")}
-                self._put(replace(row, **changed, end_reason=lease.end_reason))
+                changing = ("expires_at", "ttl", "state", "ended_at", "end_reason", "holder", "kept")
+                self._put(replace(row, **{name: getattr(lease, name) for name in changing}))
 
         await self._commit("save_lease", update)
 

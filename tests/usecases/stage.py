@@ -18,6 +18,9 @@ from leasedb_server.domain.template import CopyState, Origin, Template, is_base
 from leasedb_server.usecases.asking import LeaseRequest, TemplateRequest
 from leasedb_server.usecases.copies import Copies
 from leasedb_server.usecases.exclusive import Exclusives
+from leasedb_server.usecases.holding import Holding
+from leasedb_server.usecases.idling import Idling
+from leasedb_server.usecases.keeping import Keeping
 from leasedb_server.usecases.leasing import Leasing
 from leasedb_server.usecases.ledger import Ledger
 from leasedb_server.usecases.making import Making
@@ -63,6 +66,8 @@ class Life:
         processes: FakeProcesses | None = None,
         max_ttl: float = 86_400.0,
         idle_stop: float | None = None,
+        idle_exit: float | None = None,
+        keep_max: int = 10,
         warm: int = 0,
         budget: int = 10**9,
         files: MemoryFiles | None = None,
@@ -73,7 +78,8 @@ class Life:
         self.others = others or {}
         self.processes = processes or FakeProcesses()
         self.max_ttl = max_ttl
-        self.idle_stop = idle_stop
+        self.idle_stop, self.idle_exit = idle_stop, idle_exit
+        self.keep_max = keep_max
         self.warm, self.budget = warm, budget
         self.files = files or MemoryFiles(world)
         self.editions = editions
@@ -184,6 +190,9 @@ class Life:
             wake=self.wake,
             idle_stop=self.idle_stop,
         )
+        self.keeping = Keeping(self.ledger, self.clock, self.leasing, most=self.keep_max)
+        self.holding = Holding(self.ledger, self.clock, self.leasing)
+        self.idling = Idling(self.inventory, self.clock, announced=self.upkeep.announced, after=self.idle_exit)
         return self
 
     async def begin(self) -> "Life":

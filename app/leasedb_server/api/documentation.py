@@ -8,7 +8,7 @@ from fastapi.openapi.utils import get_openapi
 
 from leasedb_server.api import errors as api
 from leasedb_server.api.errors import PROBLEM, STATUS
-from leasedb_server.api.schemas import LEASE_EXAMPLE, LeaseBody, LeaseOut, Problem
+from leasedb_server.api.schemas import LEASE_EXAMPLE, HoldLine, LeaseBody, LeaseOut, Problem
 from leasedb_server.api.template_schemas import BranchBody, BuildBody, ResetBody, SqlBody
 from leasedb_server.domain.errors import InvalidRequestError, LeasedbError, PoolExhaustedError
 
@@ -77,7 +77,7 @@ def install(app: FastAPI) -> None:
             components = made.setdefault("components", {})
             reference = "#/components/schemas/{model}"
             schemas = components.setdefault("schemas", {})
-            for model in (Problem, LeaseBody, SqlBody, BuildBody, ResetBody, BranchBody):
+            for model in (Problem, HoldLine, LeaseBody, SqlBody, BuildBody, ResetBody, BranchBody):
                 schema = model.model_json_schema(ref_template=reference)
                 schemas.update({**schema.pop("$defs", {}), model.__name__: schema})
             schemas[LeaseOut.__name__]["examples"] = [LEASE_EXAMPLE]  # with its nulls, which FastAPI takes out

@@ -84,6 +84,7 @@ STATUS: Final[Mapping[type[LeasedbError], int]] = {
     domain.TemplateInUseError: 409,
     MethodNotAllowedError: 405,
     domain.IdempotencyInProgressError: 409,
+    domain.KeepQuotaError: 409,
     domain.LeaseEndedError: 410,
     domain.LeaseLostError: 410,
     BodyTooLargeError: 413,

@@ -47,6 +47,7 @@ def lease_summary(lease: Lease, inventory: Inventory) -> dict[str, Any]:
         "ended_at": _maybe(lease.ended_at),
         "end_reason": lease.end_reason,
         "builds": parted(lease.builds)[0] if lease.builds else None,
+        "kept": lease.kept,
         "image": _image(server.edition),
     }
 
@@ -56,6 +57,12 @@ def lease_whole(lease: Lease, inventory: Inventory) -> dict[str, Any]:
     database = inventory.databases[lease.database_id]
     server = inventory.server_of(database)
     return {**lease_summary(lease, inventory), **_connection(database, server.endpoint or _NOWHERE)}
+
+
+def hold_line(lease: Lease) -> dict[str, Any]:
+    """Return a `HoldLine`."""
+    line = {"id": lease.id, "state": lease.state, "expires_at": instant(lease.expires_at)}
+    return line if lease.active else {**line, "reason": lease.end_reason}
 
 
 _NOWHERE = Endpoint("", 0, "", "")

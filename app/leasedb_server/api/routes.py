@@ -34,6 +34,8 @@ from leasedb_server.domain.lease import Holder, LeaseState
 from leasedb_server.usecases.asking import CallerGoneError, LeaseRequest
 from leasedb_server.usecases.copies import Copies
 from leasedb_server.usecases.exclusive import Exclusives
+from leasedb_server.usecases.holding import Holding
+from leasedb_server.usecases.keeping import Keeping
 from leasedb_server.usecases.leasing import Leasing
 from leasedb_server.usecases.making import Making
 from leasedb_server.usecases.resetting import Resetting
@@ -45,6 +47,7 @@ CLIENT_CLOSED_REQUEST: Final = 499  # nobody reads it; the number is nginx's
 
 Labels = Annotated[list[str] | None, Query(alias="label", description="`key:value`; repeated, all must match")]
 Sync = Annotated[bool, Query(description="answer once the database is gone, not only fenced")]
+Kept = Annotated[bool | None, Query(description="only those that are kept, or only the others")]
 KEY: Final = TypeAdapter(
     Annotated[
         str,
@@ -72,6 +75,8 @@ class UseCases:
     resetting: Resetting
     exclusives: Exclusives
     copies: Copies
+    keeping: Keeping
+    holding: Holding
     default_ttl: float
     version: str
     pid_space: str
@@ -131,13 +136,15 @@ def lease_routes(use: UseCases) -> APIRouter:
         return JSONResponse(lease_whole(lease, use.inventory), 201, {"Location": f"/leases/{lease.id}"})
 
     @router.get("", responses={200: {"model": LeasesOut}, **problems()})
-    async def listing(state: LeaseState | None = None, holder: str | None = None, label: Labels = None) -> Response:
+    async def listing(
+        state: LeaseState | None = None, holder: str | None = None, label: Labels = None, kept: Kept = None
+    ) -> Response:
         """List leases, ended ones of the last ten minutes included; without what opens their databases."""
         found = with_labels(list(use.inventory.leases.values()), _labels(label))
         wanted = [
             lease_summary(lease, use.inventory)
             for lease in found
-            if state in {None, lease.state} and holder in {None, lease.holder.name}
+            if state in {None, lease.state} and holder in {None, lease.holder.name} and kept in {None, lease.kept}
         ]
         return JSONResponse({"leases": wanted})
 
@@ -256,7 +263,10 @@ def stock_routes(use: UseCases) -> APIRouter:
 
     @router.put(
         "/demand",
-        responses={200: {"model": DemandOut}, **problems(*WITH_BODY, errors.UnknownTemplateError)},
+        responses={
+            200: {"model": DemandOut},
+            **problems(*WITH_BODY, errors.UnknownTemplateError, errors.ShuttingDownError),
+        },
     )
     async def demand(body: DemandBody) -> Response:
         """Say what is coming: so many leases of a template, by a holder, within `ttl`. Each lease counts one down."""

@@ -20,6 +20,7 @@ Named = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[^\x00-\x1f
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
+KEEP_TTL: Final = 3600.0  # seconds
 LONGEST_NAME: Final = 63  # bytes
 TAKEN: Final = frozenset({"none", "postgres", "public", "template0", "template1"})
 
@@ -92,6 +93,21 @@ class RenewBody(Body):
     ttl: Ttl | None = Field(default=None, description="seconds from now; the daemon's default_ttl when left out")
 
 
+class KeepBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"ttl": 3600}]})
+
+    ttl: Ttl = Field(default=KEEP_TTL, description="seconds from now")
+
+
+class HoldLine(BaseModel):
+    """A line of `GET /leases/{id}/hold`."""
+
+    id: str
+    state: Literal["active", "released", "expired", "lost"]
+    expires_at: datetime
+    reason: str = Field(default="", description="in the last line: why the lease ended")
+
+
 class BuildErrorOut(BaseModel):
     message: str
     sqlstate: str | None
@@ -137,6 +153,7 @@ class LeaseSummary(BaseModel):
     end_reason: str
     server_kind: Literal["shared", "exclusive"]
     builds: str | None = Field(description="the template that is built in it")
+    kept: bool = Field(description="whether it outlives its holder's process, to be looked at")
     image: str | None = Field(description="the server's image, when it was asked for")
 
 
@@ -167,6 +184,7 @@ LEASE_EXAMPLE: dict[str, Any] = {
     "end_reason": "",
     "server_kind": "shared",
     "builds": None,
+    "kept": False,
     "image": None,
     "dsn": _DSN,
     "host": "127.0.0.1",

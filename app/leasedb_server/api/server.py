@@ -10,6 +10,7 @@ import uvicorn
 
 from leasedb_server.api.app import create_app
 from leasedb_server.api.routes import UseCases
+from leasedb_server.usecases.idling import Idling
 from leasedb_server.usecases.integresql import Integresql
 
 DRAIN_LIMIT: Final = 5  # seconds for answers under way
@@ -39,11 +40,13 @@ class HttpServer(uvicorn.Server):
         yield
 
 
-def build(use: UseCases, *, host: str, token: str | None, upload_max: int, integresql: Integresql | None) -> HttpServer:
+def build(
+    use: UseCases, *, host: str, token: str | None, upload_max: int, integresql: Integresql | None, idling: Idling
+) -> HttpServer:
     """Return the server of the application, for `background.supervisor` to run; the arguments are `create_app`'s."""
     return HttpServer(
         uvicorn.Config(
-            create_app(use, host=host, token=token, upload_max=upload_max, integresql=integresql),
+            create_app(use, host=host, token=token, upload_max=upload_max, integresql=integresql, idling=idling),
             lifespan="off",
             log_config=None,
             access_log=False,

@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from leasedb_server.usecases.idling import Idling
 from leasedb_server.usecases.upkeep import Spawn, Upkeep
 
 REPLAN: Final = 0.5  # seconds after which the warmer plans without having been woken: pauses after failures run out
 REAP: Final = 0.25  # seconds between looks at expiries and holders' processes
 BEAT: Final = 1.0  # seconds between beats of each server
 TIDY: Final = 60.0
+IDLE: Final = 1.0  # seconds between looks at whether there is anything to do
 SOON: Final = 0.005
 
 
@@ -49,3 +51,13 @@ async def every(pause: float, work: Callable[[], Awaitable[None]]) -> None:
     while True:
         await work()
         await asyncio.sleep(pause)
+
+
+async def idle(idling: Idling, after: float, stop: Callable[[], None]) -> None:
+    """Stop the daemon once there has been nothing to do for ``after`` seconds."""
+    idling.begin()
+    while True:
+        await asyncio.sleep(min(IDLE, after / 4))
+        if idling.over():
+            stop()
+            return

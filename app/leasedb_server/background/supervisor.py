@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 from leasedb_server.background import loops
 from leasedb_server.domain.errors import LeasedbError
+from leasedb_server.usecases.idling import Idling
 from leasedb_server.usecases.leasing import Leasing
 from leasedb_server.usecases.recovering import Recovering
 from leasedb_server.usecases.serving import Serving
@@ -49,13 +50,14 @@ class Daemon:
     serving: Serving
     recovering: Recovering
     upkeep: Upkeep
+    idling: Idling
     wake: asyncio.Event
     progress: Callable[[str], None]
     ready: Callable[[], None]
 
 
 async def run(daemon: Daemon) -> None:
-    """Run until SIGINT, SIGTERM or, where it is not ignored, SIGHUP.
+    """Run until SIGINT, SIGTERM or, where it is not ignored, SIGHUP; or until there was nothing to do for long enough.
 
     Raises:
         LeasedbError: when no server could be brought up.
@@ -81,9 +83,16 @@ async def _run_until(stop: asyncio.Event, daemon: Daemon) -> None:
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
+        def gone_idle(after: float) -> None:
+            daemon.leasing.close()  # in one go with the look: whoever asks from now on is refused, and loses nothing
+            log.info("there was nothing to do for %g s, the setting idle_exit", after)
+            stop.set()
+
         async def begin() -> None:
             try:
                 await _bring_up(daemon, spawn)
+                if (after := daemon.idling.after) is not None:
+                    spawn(loops.idle(daemon.idling, after, lambda: gone_idle(after)))
             except LeasedbError as error:
                 failures.append(error)
                 stop.set()  # in order: whoever waits in line gets an answer first
@@ -120,10 +129,13 @@ async def _bring_up(daemon: Daemon, spawn: Callable[[Coroutine[None, None, objec
 
 @contextlib.contextmanager
 def _signals(stop: asyncio.Event) -> Generator[None, None, None]:
+    heard: list[int] = []
+
     def told(number: int) -> None:
-        if stop.is_set():
+        if heard:  # not when it stops for want of use: that goes on in order
             log.warning("told twice: ending at once; servers that are left are taken away at the next start")
             os._exit(128 + number)
+        heard.append(number)
         stop.set()
 
     numbers = [signal.SIGINT, signal.SIGTERM]

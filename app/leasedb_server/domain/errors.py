@@ -61,6 +61,12 @@ class LeaseLostError(LeaseEndedError):
     default_hint = "Its server died and is being replaced. Take a new lease with POST /leases."
 
 
+class KeepQuotaError(LeasedbError):
+    code = "keep-quota"
+    title = "No more leases are kept at once"
+    default_hint = "Release some: 'leasedb kept' lists them; or raise LEASEDB_KEEP_MAX."
+
+
 class ServerNotFoundError(LeasedbError):
     code = "server-not-found"
     title = "No such server"

@@ -245,7 +245,7 @@ class Inventory:
         return View(servers, dict(waiting), start_retry_at, drop_retry_at=retry)
 
     def _server_view(self, server: Server, retry_at: Instant) -> ServerView:
-        states = DatabaseState
+        states, counts = DatabaseState, self.counts_of(server.id)
         copied = {copy.template for copy in self.copies_of(server.id) if copy.state is CopyState.SEALED}
         templates = copied | {template for owner, template, _ in self._counts if owner == server.id}
         return ServerView(
@@ -262,18 +262,23 @@ class Inventory:
                 for name in templates
             },
             condemned=tuple(self._condemned.get(server.id, ())),
-            dropping=self.counts_of(server.id)[states.DROPPING],
-            spares=self.counts_of(server.id)[states.SPARE],
+            dropping=counts[states.DROPPING],
+            spares=counts[states.SPARE],
             retry_at=retry_at,
         )
 
     def _hold(self, lease: Lease) -> None:
-        if lease.active == (lease.id in self._active):
+        old = self._active.get(lease.id)
+        before = old.holder.key if old else None
+        after = lease.holder.key if lease.active else None
+        if before == after:
             return
-        key = lease.holder.key
-        self.held[key] += 1 if lease.active else -1
-        if not self.held[key]:
-            del self.held[key]
+        if after is not None:
+            self.held[after] += 1
+        if before is not None:
+            self.held[before] -= 1
+            if not self.held[before]:
+                del self.held[before]
 
     def _count(self, database: Database, by: int) -> None:
         key = (database.server_id, database.template, database.state)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from leasedb_server.domain.errors import IllegalTransitionError
+from leasedb_server.domain.errors import IllegalTransitionError, LeaseEndedError, LeaseLostError
 
 Instant = float  # seconds since the Unix epoch, UTC
 
@@ -44,6 +44,7 @@ class Lease:
     ended_at: Instant | None = None
     end_reason: str = ""
     builds: str | None = None  # key of the template that its holder builds in it
+    kept: bool = False  # outlives its holder's process, to be looked at
     # repr=False: a key is the caller's secret as much as a password is ours
     idempotency_key: str | None = field(default=None, repr=False)
     request_digest: str | None = field(default=None, repr=False)
@@ -53,14 +54,29 @@ class Lease:
         return self.state is LeaseState.ACTIVE
 
     def renewed(self, now: Instant, ttl: float) -> "Lease":
-        """Return this lease with ``ttl`` seconds counted from now, cut at ``max_expires_at``."""
+        """Return this lease with ``ttl`` seconds counted from now, cut at ``max_expires_at``.
+
+        One that is kept is only prolonged: a holder's late renewal takes nothing away from whoever looks at it.
+        """
         if not self.active:
             raise IllegalTransitionError(self, LeaseState.ACTIVE)
         expires_at = min(now + ttl, self.max_expires_at)
+        if self.kept:
+            expires_at = max(expires_at, self.expires_at)
         return replace(self, expires_at=expires_at, ttl=max(0.0, expires_at - now))
+
+    def keep(self, now: Instant, ttl: float) -> "Lease":
+        """Return this lease as one that lives ``ttl`` seconds from now whatever becomes of its holder's process."""
+        return replace(self.renewed(now, ttl), kept=True, holder=Holder(self.holder.name))
 
     def ended(self, state: LeaseState, now: Instant, reason: str) -> "Lease":
         """Return this lease in an end state; ended is for ever."""
         if not self.active or state is LeaseState.ACTIVE:
             raise IllegalTransitionError(self, state)
-        return replace(self, state=state, ended_at=now, end_reason=reason)
+        return replace(self, state=state, ended_at=now, end_reason=reason, kept=False)
+
+
+def ended(lease: Lease) -> LeaseEndedError:
+    """Return the error for whoever comes too late."""
+    kind = LeaseLostError if lease.state is LeaseState.LOST else LeaseEndedError
+    return kind(f"The lease {lease.id} is {lease.state}: {lease.end_reason}.")

@@ -24,7 +24,7 @@ from leasedb_server.domain.template import Copy, CopyState, Origin, Template, Te
 from leasedb_server.ports import Snapshot
 
 STORE_FILE: Final = "leasedb.sqlite"
-SCHEMA: Final = 2  # raised whenever a table changes
+SCHEMA: Final = 3  # raised whenever a table changes
 
 COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "daemon": ("id",),
@@ -78,6 +78,7 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
         "idempotency_key",
         "request_digest",
         "builds",
+        "kept",
     ),
 }
 
@@ -94,7 +95,7 @@ _PUT_COPY = _insert("copy", "INSERT OR REPLACE")
 _SAVE_DATABASE = 'UPDATE "database" SET state = :state, partner = :partner WHERE id = :id'
 _SAVE_LEASE = (
     'UPDATE "lease" SET expires_at = :expires_at, ttl = :ttl, state = :state, ended_at = :ended_at,'
-    " end_reason = :end_reason WHERE id = :id"
+    " end_reason = :end_reason, pid = :pid, pid_started = :pid_started, kept = :kept WHERE id = :id"
 )
 _FORGET = (
     'DELETE FROM "lease" WHERE ended_at < :before',
@@ -176,9 +177,7 @@ class SqliteStore:
         self._commit(_ADD_LEASE, _lease_row(lease))
 
     async def save_lease(self, lease: Lease) -> None:
-        values = {"expires_at": lease.expires_at, "ttl": lease.ttl, "state": lease.state}
-        ending = {"ended_at": lease.ended_at, "end_reason": lease.end_reason}
-        self._commit(_SAVE_LEASE, {"id": lease.id, **values, **ending})
+        self._commit(_SAVE_LEASE, _lease_row(lease))
 
     async def forget(self, ended_before: Instant) -> None:
         values = {"before": ended_before, "gone": "gone"}
@@ -303,6 +302,7 @@ def _lease_row(lease: Lease) -> Mapping[str, Any]:
         "idempotency_key": lease.idempotency_key,
         "request_digest": lease.request_digest,
         "builds": lease.builds,
+        "kept": lease.kept,
     }
 
 
@@ -322,4 +322,5 @@ def _lease(row: sqlite3.Row) -> Lease:
         idempotency_key=row["idempotency_key"],
         request_digest=row["request_digest"],
         builds=row["builds"],
+        kept=bool(row["kept"]),
     )

@@ -94,6 +94,7 @@ class LeaseRow(SQLModel, table=True):
     idempotency_key: str | None
     request_digest: str | None
     builds: str | None
+    kept: bool
 
 
 def create(path: Path) -> None:

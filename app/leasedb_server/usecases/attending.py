@@ -182,7 +182,7 @@ class Attending:
     def _to_end(self, empty: list[Lease]) -> dict[str, tuple[Lease, str]]:
         """Return the leases to end, of those without a session, and why; by id."""
         ends = {lease.id: (lease, "given back") for lease in empty if lease.id in self._given_back}
-        tests = {lease.id: lease for lease in empty if lease.builds is None and lease.id not in ends}
+        tests = {one.id: one for one in empty if one.builds is None and not one.kept and one.id not in ends}
         unattended = [Unattended(one.id, one.labels[self._label], self.unattended_for(one)) for one in tests.values()]
         # what is given back serves those who wait, too
         wanted = max(0, len(self._queue) - len(ends)) if self._refill().room <= 0 else 0

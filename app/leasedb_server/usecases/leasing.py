@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -11,12 +12,8 @@ from leasedb_server.domain.database import Database, DatabaseState
 from leasedb_server.domain.edition import Editions, parted
 from leasedb_server.domain.errors import (
     HolderNotFoundError,
-    IdempotencyInProgressError,
-    IdempotencyMismatchError,
     InvalidRequestError,
     LeasedbError,
-    LeaseEndedError,
-    LeaseLostError,
     LeaseNotFoundError,
     NotReadyError,
     ShuttingDownError,
@@ -24,7 +21,7 @@ from leasedb_server.domain.errors import (
     VersionUnavailableError,
 )
 from leasedb_server.domain.inventory import with_labels
-from leasedb_server.domain.lease import Instant, Lease, LeaseState
+from leasedb_server.domain.lease import Instant, Lease, LeaseState, ended
 from leasedb_server.domain.names import new_ident
 from leasedb_server.domain.template import BASE, is_base
 from leasedb_server.ports import Clock, DatabaseAdmin, Processes
@@ -32,6 +29,7 @@ from leasedb_server.usecases.asking import CallerGone, LeaseRequest
 from leasedb_server.usecases.ledger import Ledger
 from leasedb_server.usecases.limits import within
 from leasedb_server.usecases.queueing import Queue, Want
+from leasedb_server.usecases.repeating import Keys
 from leasedb_server.usecases.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -80,11 +78,12 @@ class Leasing:
         self.max_ttl = max_ttl
         self._wake = wake
         self._wake_soon = wake_soon
-        self._keys_in_progress: set[str] = set()
+        self.keys = Keys(ledger.inventory)
         self._fencing: dict[str, asyncio.Event] = {}  # by lease
         self._acts = Turns()  # by lease, while something is done to its database
         self.taken_over = asyncio.Event()  # what an earlier daemon left, and with it what can be served now
         self.at_close: list[Callable[[], None]] = []  # called when the daemon is about to stop
+        self.readers: Counter[str] = Counter()  # of streams that leases are held open by; their time does not run out
         self.unfenced: set[str] = set()  # databases whose sessions could not be ended, to be dropped without delay
         self._closing = False
 
@@ -111,29 +110,8 @@ class Leasing:
         lease: Callable[[LeaseRequest, CallerGone], Awaitable[Lease]],
     ) -> Lease:
         """Have a checked request leased; one that is repeated gets the lease of the first time."""
-        with self.keyed(request) as earlier:
+        with self.keys.of(request) as earlier:
             return earlier or await lease(request, caller_gone)
-
-    @contextlib.contextmanager
-    def keyed(self, request: LeaseRequest) -> Iterator[Lease | None]:
-        """Keep the request from being answered twice at once; yields the lease of the first time, if there was one.
-
-        Raises:
-            IdempotencyInProgressError, IdempotencyMismatchError, LeaseEndedError: the first time stands in the way.
-        """
-        if request.key is None:
-            yield None
-            return
-        if earlier := self._inventory.lease_by_key(request.key):
-            yield self._repeated(request, earlier)
-            return
-        if request.key in self._keys_in_progress:
-            raise IdempotencyInProgressError("An earlier request with the same Idempotency-Key still waits.")
-        self._keys_in_progress.add(request.key)
-        try:
-            yield None
-        finally:
-            self._keys_in_progress.discard(request.key)
 
     async def lease(self, request: LeaseRequest, caller_gone: CallerGone) -> Lease:
         """Lease a database for a checked request, whether or not it is repeated."""
@@ -200,16 +178,27 @@ class Leasing:
 
     async def renew(self, lease_id: str, ttl: float) -> Lease:
         """Let the lease live ``ttl`` seconds from now, or until ``max_expires_at`` when that is sooner."""
+        lease = (await self.living(lease_id)).renewed(self._clock.now(), ttl)
+        await self._ledger.put_lease(lease)
+        return lease
+
+    async def living(self, lease_id: str) -> Lease:
+        """Return the lease; one whose time ran out just now is ended.
+
+        Raises:
+            LeaseNotFoundError, LeaseEndedError: when there is none that lives.
+        """
         lease = self.get(lease_id)
-        now = self._clock.now()
-        if lease.active and lease.expires_at <= now:
+        if lease.active and self._overdue(lease):
             await self.end(lease, LeaseState.EXPIRED, "its time ran out")
             lease = self.get(lease_id)
         if not lease.active:
             raise ended(lease)
-        lease = lease.renewed(now, ttl)
-        await self._ledger.put_lease(lease)
         return lease
+
+    def _overdue(self, lease: Lease) -> bool:
+        # While it is held open, not even a machine that slept makes it end.
+        return self._clock.now() >= (lease.max_expires_at if lease.id in self.readers else lease.expires_at)
 
     async def release(self, lease_id: str, *, sync: bool) -> None:
         """End the lease; on return its login is refused, and with ``sync`` its database is gone.
@@ -252,7 +241,7 @@ class Leasing:
         await self.until_taken_over(TAKE_OVER_LIMIT)  # what was begun before is ended first
         async with self._acts.of(lease_id):
             lease = self.get(lease_id)
-            if lease.active and lease.expires_at <= self._clock.now():
+            if lease.active and self._overdue(lease):
                 await self._end(lease, LeaseState.EXPIRED, "its time ran out")
                 lease = self.get(lease_id)
             if not lease.active:
@@ -315,28 +304,32 @@ class Leasing:
 
     async def end_overdue(self) -> None:
         """End the leases whose time ran out or whose holder's process is dead."""
-        now = self._clock.now()
         started: dict[int, Instant | None] = {}
         ends: list[Awaitable[None]] = []
+
+        async def unless_changed(lease: Lease, state: LeaseState, reason: str) -> None:
+            if self._inventory.leases.get(lease.id) is lease:  # else it was renewed or kept meanwhile
+                await self.end(lease, state, reason)
+
         for lease in self._inventory.active_leases():
             pid = lease.holder.pid
             if lease.id in self._acts:
                 continue  # looked at again in a moment
-            if lease.expires_at <= now:
-                ends.append(self.end(lease, LeaseState.EXPIRED, "its time ran out"))
+            if self._overdue(lease):
+                ends.append(unless_changed(lease, LeaseState.EXPIRED, "its time ran out"))
             elif pid is not None:
                 if pid not in started:
                     started[pid] = self._processes.started_at(pid)
                 if not _same_process(started[pid], lease.holder.pid_started):
-                    ends.append(self.end(lease, LeaseState.RELEASED, f"its holder's process {pid} ended"))
+                    reason = f"its holder's process {pid} ended"
+                    ends.append(unless_changed(lease, LeaseState.RELEASED, reason))
         await asyncio.gather(*ends)
 
     # --- parts ---
 
     def checked(self, request: LeaseRequest) -> LeaseRequest:
         """Return the request with its edition and its holder's process found out; raise when it can never be served."""
-        if self._closing:
-            raise ShuttingDownError("The daemon is stopping and leases nothing any more.")
+        self.check_open()
         if request.ttl > self.max_ttl:
             raise InvalidRequestError(
                 f"'ttl' is {request.ttl:g} s, and the longest allowed is {self.max_ttl:g} s.",
@@ -354,6 +347,15 @@ class Leasing:
         if started is None:
             raise HolderNotFoundError(f"There is no process {pid} on the daemon's machine.")
         return replace(request, holder=replace(request.holder, pid_started=started))
+
+    def check_open(self) -> None:
+        """Do nothing unless the daemon is about to stop.
+
+        Raises:
+            ShuttingDownError: it is.
+        """
+        if self._closing:
+            raise ShuttingDownError("The daemon is stopping and leases nothing any more.")
 
     def edition(self, postgres: str | None, image: str | None) -> str:
         """Return what a server has to be made of.
@@ -374,13 +376,6 @@ class Leasing:
                 f"Postgres {request.postgres} is not served here; served is Postgres {versions.major}."
             )
 
-    def _repeated(self, request: LeaseRequest, earlier: Lease) -> Lease:
-        if earlier.request_digest != request.digest:
-            raise IdempotencyMismatchError("The Idempotency-Key was used before, with another body.")
-        if not earlier.active:
-            raise ended(earlier)
-        return earlier
-
     async def _until_gone(self, database_id: str) -> None:
         self._wake()
         what = "The lease has ended, but the drop of its database"
@@ -390,9 +385,3 @@ class Leasing:
 
 def _same_process(started: Instant | None, recorded: Instant | None) -> bool:
     return started is not None and recorded is not None and abs(started - recorded) < CLOCK_SLACK
-
-
-def ended(lease: Lease) -> LeaseEndedError:
-    """Return the error for whoever comes too late."""
-    kind = LeaseLostError if lease.state is LeaseState.LOST else LeaseEndedError
-    return kind(f"The lease {lease.id} is {lease.state}: {lease.end_reason}.")

@@ -16,13 +16,13 @@ from leasedb_server.domain.errors import (
     TemplateExistsError,
     UnknownTemplateError,
 )
-from leasedb_server.domain.lease import Lease
+from leasedb_server.domain.lease import Lease, ended
 from leasedb_server.domain.names import Kind, Name, new_ident
 from leasedb_server.domain.template import BASE, Copy, CopyState, Origin, Template, TemplateState
 from leasedb_server.ports import Clock, DatabaseAdmin
 from leasedb_server.usecases.asking import CallerGone, CallerGoneError
 from leasedb_server.usecases.exclusive import Exclusives
-from leasedb_server.usecases.leasing import Leasing, ended
+from leasedb_server.usecases.leasing import Leasing
 from leasedb_server.usecases.ledger import Ledger
 from leasedb_server.usecases.limits import within
 from leasedb_server.usecases.making import Making

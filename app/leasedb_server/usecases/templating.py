@@ -24,14 +24,14 @@ from leasedb_server.domain.errors import (
     TemplateTooLargeError,
 )
 from leasedb_server.domain.fault import Fault
-from leasedb_server.domain.lease import Holder, Lease, LeaseState
+from leasedb_server.domain.lease import Holder, Lease, LeaseState, ended
 from leasedb_server.domain.names import Kind, Name, new_ident
 from leasedb_server.domain.template import BASE, Copy, CopyState, Origin, Template, TemplateState, built_in
 from leasedb_server.ports import Clock, DatabaseAdmin
 from leasedb_server.usecases.asking import CallerGone, LeaseRequest, TemplateRequest
 from leasedb_server.usecases.claims import Claims, Fingerprint, same
 from leasedb_server.usecases.copies import Copies
-from leasedb_server.usecases.leasing import Leasing, ended
+from leasedb_server.usecases.leasing import Leasing
 from leasedb_server.usecases.ledger import Ledger
 from leasedb_server.usecases.limits import Patience, attended, within
 
@@ -116,7 +116,7 @@ class Templating:
             CallerGoneError: when the caller hung up while it waited.
         """
         wanted = await self._checked(wanted)
-        with self._leasing.keyed(request) as earlier:
+        with self._leasing.keys.of(request) as earlier:
             if earlier is not None:
                 if earlier.builds != wanted.key:
                     raise IdempotencyMismatchError("The Idempotency-Key was used before, for another template.")

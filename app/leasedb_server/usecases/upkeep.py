@@ -111,7 +111,7 @@ class Upkeep:
             editions=self._editions(view, now),
             urgent=self._ledger.awaited() | self._leasing.unfenced,
             quiet=quiet,
-            asleep=self._idle_stop is not None and quiet >= self._idle_stop and not self._announced(now),
+            asleep=self._idle_stop is not None and quiet >= self._idle_stop and not self.announced(),
         )
 
     def _editions(self, view: View, now: Instant) -> dict[str, Instant]:
@@ -129,8 +129,9 @@ class Upkeep:
             editions[edition] = start.retry_at if start else NEVER
         return editions
 
-    def _announced(self, now: Instant) -> bool:
+    def announced(self) -> bool:
         """Tell whether somebody said that leases are coming."""
+        now = self._clock.now()
         names = {BASE} | self._inventory.known_templates()
         return any(self._demand.forecast(name, now).hinted for name in names)
 
@@ -183,7 +184,9 @@ class Upkeep:
 
         Raises:
             UnknownTemplateError: there is no such template.
+            ShuttingDownError: the daemon is about to stop.
         """
+        self._leasing.check_open()
         self._leasing.known_template(template)
         now = self._clock.now()
         self._demand.hint(template, count, holder, now + ttl, now)

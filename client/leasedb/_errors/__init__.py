@@ -59,9 +59,23 @@ class FileUnreadableError(LeasedbError):
     code = "file-unreadable"
 
 
+class DaemonStartError(LeasedbError):
+    """No daemon answered, and none could be started; the message has the daemon's own words."""
+
+    code = "daemon-start-failed"
+
+
+class IncompatibleDaemonError(LeasedbError):
+    """The daemon's version and this client's do not understand each other."""
+
+    code = "incompatible-daemon"
+
+
 _NEVER_SENT: Final = (
     InvalidAddressError,
     DaemonUnreachableError,
+    DaemonStartError,
+    IncompatibleDaemonError,
     UnexpectedAnswerError,
     ClientClosedError,
     FileUnreadableError,
@@ -125,6 +139,12 @@ class LeaseLostError(LeaseEndedError):
     """The server that held the lease's database died."""
 
     code = "lease-lost"
+
+
+class KeepQuotaError(LeasedbError):
+    """As many leases are kept as may be at once, all of them by this holder."""
+
+    code = "keep-quota"
 
 
 class ServerNotFoundError(LeasedbError):
