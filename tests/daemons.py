@@ -64,8 +64,8 @@ class RealDaemon:
 
     @property
     def env(self) -> dict[str, str]:
-        """The environment of a program that is to use this daemon."""
-        return {**clean_environment(), "LEASEDB_URL": self.url}
+        """The environment of a program that is to use this daemon, and to start none in its place."""
+        return {**clean_environment(), "LEASEDB_URL": self.url, "LEASEDB_AUTOSTART": "0"}
 
     def spawn(self) -> subprocess.Popen[bytes]:
         """Start the process without waiting for anything."""

@@ -52,6 +52,26 @@ class AsyncLease(BaseLease):
             self._line.heartbeat.put(self)
         return self.ttl
 
+    async def keep(self, ttl: float = 3600) -> None:
+        """Let the lease live on for ``ttl`` seconds whatever becomes of this program, for somebody to look at.
+
+        It is renewed no more, and not released at the end of its block; `release`, or ``leasedb kept`` later, ends it.
+
+        Raises:
+            KeepQuotaError: as many leases are kept as may be, all of them by this holder.
+            LeaseEndedError: the lease is over; LeaseLostError when its server died.
+            LeasedbError: the daemon refused, for the reason told; NotFoundError: it is too old to keep any.
+        """
+        try:
+            record = await self._line.run(self._line.wire.keep(self.id, ttl))
+        except (LeaseEndedError, LeaseNotFoundError) as error:
+            self._line.heartbeat.drop(self)
+            self._ended_by(error)
+            raise
+        self._line.heartbeat.drop(self)
+        self._heartbeat = False
+        self._renewed(record)
+
     async def release(self, *, sync: bool = False) -> None:
         """Give the database back; its login is refused from now on. Again, or after the lease's end, it does nothing.
 
@@ -211,7 +231,8 @@ class AsyncLease(BaseLease):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._line.see_through(self._release_or_warn())
+        if not self.kept:
+            await self._line.see_through(self._release_or_warn())
 
     async def _release_or_warn(self) -> None:
         try:
@@ -234,5 +255,6 @@ class AsyncLeases(list[AsyncLease]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self:
-            await self[0]._line.see_through(self.release())  # noqa: SLF001 - as above
+        passing = AsyncLeases(lease for lease in self if not lease.kept)
+        if passing:
+            await passing[0]._line.see_through(passing.release())  # noqa: SLF001 - as above

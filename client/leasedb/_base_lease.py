@@ -103,6 +103,11 @@ class BaseLease:
         return self._record.builds
 
     @property
+    def kept(self) -> bool:
+        """Whether it is kept to be looked at, see `keep`."""
+        return self._record.kept
+
+    @property
     def server(self) -> str:
         """The id of the server that holds the database."""
         return self._record.server

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-from leasedb._discovery import find_address
+from leasedb._discovery import find_daemon
 from leasedb._exchange import Pid
 from leasedb._lease import Lease
 from leasedb._models import Demand, Health, LeaseSummary, Pool, Readiness, Servers
@@ -14,6 +15,9 @@ from leasedb._recipe import Recipes, edition_of
 from leasedb._template import Template, key_of
 from leasedb._templating import TemplateMethods
 from leasedb._transport import Line
+
+if TYPE_CHECKING:
+    from leasedb._starting import Starter
 
 
 class Client(TemplateMethods):
@@ -25,13 +29,18 @@ class Client(TemplateMethods):
     Args:
         url: where the daemon listens; ``LEASEDB_URL``, else http://127.0.0.1:7432, when left out.
         token: what it asks for, if anything; ``LEASEDB_TOKEN`` when left out.
+        autostart: start a daemon in the background when a lease, a template or an announcement is asked for and none
+            answers. When left out: where ``url`` is left out too, the address is one of this machine, and
+            ``LEASEDB_AUTOSTART`` is not 0.
 
     Raises:
         InvalidAddressError: when one of them cannot be used.
     """
 
-    def __init__(self, url: str | None = None, token: str | None = None) -> None:
-        self._line = Line(find_address(url, token))
+    def __init__(
+        self, url: str | None = None, token: str | None = None, *, autostart: "bool | Starter | None" = None
+    ) -> None:
+        self._line = Line(*find_daemon(url, token, autostart))
         self._recipes = Recipes()
 
     def __repr__(self) -> str:
@@ -40,6 +49,11 @@ class Client(TemplateMethods):
     @property
     def url(self) -> str:
         return self._line.address.url
+
+    @property
+    def log(self) -> Path | None:
+        """The log file of the daemon, where it was started in the background and has answered; else None."""
+        return self._line.log
 
     def acquire(
         self,
@@ -80,6 +94,7 @@ class Client(TemplateMethods):
         Raises:
             PoolExhaustedError: no database came free within ``wait``.
             DaemonUnreachableError: nothing answers.
+            DaemonStartError: nothing answers, and no daemon could be started.
             LeasedbError: the daemon refused, for the reason told.
         """
         name, postgres, image = edition_of(template, postgres, image)
@@ -164,10 +179,18 @@ class Client(TemplateMethods):
         return Lease(self._line, self._line.run(self._line.wire.get(lease_id)), heartbeat=False)
 
     def leases(
-        self, *, state: str | None = None, holder: str | None = None, labels: Mapping[str, str] | None = None
+        self,
+        *,
+        state: str | None = None,
+        holder: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        kept: bool | None = None,
     ) -> list[LeaseSummary]:
-        """List leases: of one state (active, released, expired, lost), of one holder, with all of these labels."""
-        return self._line.run(self._line.wire.leases(state=state, holder=holder, labels=labels))
+        """List leases: of one state (active, released, expired, lost), of one holder, with all of these labels.
+
+        With ``kept``, those that are kept to be looked at, see `Lease.keep`; or, if it is False, the others.
+        """
+        return self._line.run(self._line.wire.leases(state=state, holder=holder, labels=labels, kept=kept))
 
     def renew(self, lease_id: str, ttl: float | None = None) -> Lease:
         """Let a lease live ``ttl`` seconds from now; the daemon's default when left out. See `Lease.renew`."""
@@ -200,6 +223,16 @@ class Client(TemplateMethods):
     def pool(self) -> Pool:
         """Return the stock of databases."""
         return self._line.run(self._line.wire.pool())
+
+    def start(self) -> Health:
+        """Make sure that a daemon answers, and start it when none does and ``autostart`` allows; ready or not.
+
+        Raises:
+            DaemonStartError: it could not be started; the message says why.
+            IncompatibleDaemonError: it is of another version, which this client does not understand.
+            DaemonUnreachableError: none answers, and none is to be started.
+        """
+        return self._line.run(self._line.wire.start())
 
     def health(self) -> Health:
         """Return that the daemon lives, ready or not."""

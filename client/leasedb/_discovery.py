@@ -9,12 +9,17 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
 from leasedb._errors import InvalidAddressError
 
+if TYPE_CHECKING:
+    from leasedb._starting import Starter
+
 DEFAULT_URL = "http://127.0.0.1:7432"
 _LONGEST_HOLDER = 200  # characters the daemon takes
+_OFF = frozenset({"0", "false", "no", "off"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,42 @@ def find_address(url: str | None = None, token: str | None = None, environ: Mapp
         )
     parts = _split(text, source)
     return Address(text.rstrip("/"), secret or None, _is_loopback(parts.hostname or ""))
+
+
+def find_daemon(
+    url: str | None, token: str | None, autostart: "bool | Starter | None", environ: Mapping[str, str] = os.environ
+) -> "tuple[Address, bool | Starter]":
+    """Return the daemon's address, and whether, or by whom, it is started where it does not run.
+
+    Raises:
+        InvalidAddressError: when the URL or the token cannot be used, or no daemon can be started there.
+    """
+    if autostart is None:
+        address = find_address(url, token, environ)
+        return address, url is None and autostart_wanted(environ) and can_start(address)
+    if isinstance(autostart, bool):
+        address = find_address(url, token, environ)
+        if autostart and not can_start(address):
+            raise InvalidAddressError(
+                f"No daemon can be started at {address.url}, for it is not http://, an address of this machine and a "
+                "port.",
+                hint=f"It looks like {DEFAULT_URL}.",
+            )
+        return address, autostart
+    return find_address(autostart.url if url is None else url, token, environ), autostart
+
+
+def autostart_wanted(environ: Mapping[str, str] = os.environ) -> bool:
+    """Tell whether ``LEASEDB_AUTOSTART`` lets daemons be started."""
+    return environ.get("LEASEDB_AUTOSTART", "").strip().lower() not in _OFF
+
+
+def can_start(address: Address) -> bool:
+    """Tell whether `leasedb serve` can be told to listen there."""
+    parts = urlsplit(address.url)
+    # names like shop.localhost are not known to every machine
+    fits = parts.scheme == "http" and not parts.path and not (parts.hostname or "").endswith(".localhost")
+    return address.loopback and fits
 
 
 def _split(text: str, source: str) -> SplitResult:

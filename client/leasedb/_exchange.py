@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 from urllib.parse import quote
 
 from leasedb import _models
+from leasedb._compatibility import check
 from leasedb._discovery import Address, in_container, pid_space
 from leasedb._errors import (
     DaemonUnreachableError,
@@ -22,6 +23,7 @@ from leasedb._errors import (
     IdempotencyInProgressError,
     InvalidRequestError,
     LeasedbError,
+    ShuttingDownError,
     UnexpectedAnswerError,
     from_problem,
 )
@@ -34,7 +36,10 @@ TIMEOUT: Final = 15.0  # seconds for a call that the daemon answers from memory
 DEFAULT_WAIT: Final = 60.0  # what the daemon takes for `wait` when it is left out
 _REPEAT_AFTER: Final = 0.2  # seconds, while an earlier request with our key is still being answered
 _LONGEST_KEY: Final = 255
+_STOPPING_LIMIT: Final = 10.0  # seconds that a daemon which stops may go on answering so
+_MOST_LOST: Final = 2  # daemons that end while one request is made
 _CONFLICT: Final = 409
+_UNAVAILABLE: Final = 503
 
 
 class Text(Protocol):
@@ -49,7 +54,10 @@ class Text(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request. ``timeout`` and ``pause``, to be waited before it is sent, are in seconds."""
+    """One HTTP request. ``timeout`` and ``pause``, to be waited before it is sent, are in seconds.
+
+    ``start``: make sure that a daemon runs, after the pause.
+    """
 
     method: str
     path: str
@@ -59,6 +67,7 @@ class Request:
     timeout: float = TIMEOUT
     pause: float = 0.0
     text: Text | None = None
+    start: bool = False
 
     def content(self) -> bytes | None:
         return None if self.json is None else json.dumps(self.json, separators=(",", ":")).encode()
@@ -96,35 +105,50 @@ Exchange = Generator[Request, Answer | Failure, T]
 class Calls:
     """What the calls of one client to one daemon have in common."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, *, starts: bool = False) -> None:
         self.address = address
+        self._starts = starts  # a daemon where none runs
         self._sends_pid: bool | None = None  # None: not known yet whether our pids mean something to the daemon
         self._their_space: str | None = None  # the daemon's pid_space; None: not asked yet
+        self.neighbour: int | None = None  # the daemon's pid, where it is one among ours
 
     def health(self) -> Exchange[Health]:
-        health = yield from self._call(Request("GET", "/healthz"), _models.health)
+        return self._met((yield from self._call(Request("GET", "/healthz"), _models.health)))
+
+    def start(self) -> Exchange[Health]:
+        """Make sure that a daemon answers which we understand."""
+        health = yield from self._call(Request("GET", "/healthz"), _models.health, starts=True)
+        check(health, self.address.url)
+        return self._met(health)
+
+    def _met(self, health: Health) -> Health:
         self._their_space = health.pid_space
+        self.neighbour = health.pid if self._among_ours(health.pid_space) else None
         return health
+
+    def _among_ours(self, theirs: str | None) -> bool:
+        """Tell whether a pid means the same to the daemon and to us."""
+        ours = pid_space()
+        return self.address.loopback and (ours == theirs if ours and theirs else not in_container())
 
     def _call_as(self, holder: Pid, request: Request, read: Callable[[Any], T]) -> Exchange[T]:
         """Send a request with a process as the holder of what it asks for."""
         pid = (yield from self._own_pid()) if holder == "auto" else holder
         try:
-            return (yield from self._call(_with_pid(request, pid), read))
+            return (yield from self._call(_with_pid(request, pid), read, starts=True))
         except HolderNotFoundError:
             if holder != "auto":
                 raise
         # Loopback, and yet not our machine: a daemon in a container with its port published here.
         self._sends_pid = False
-        return (yield from self._call(_with_pid(request, None), read))
+        return (yield from self._call(_with_pid(request, None), read, starts=True))
 
     def _own_pid(self) -> Exchange[int | None]:
         if self._sends_pid is None and self.address.loopback:
             ours = pid_space()
             if ours and self._their_space is None:
-                yield from self.health()
-            theirs = self._their_space
-            self._sends_pid = ours == theirs if ours and theirs else not in_container()
+                yield from self.start()
+            self._sends_pid = self._among_ours(self._their_space)
         return os.getpid() if self._sends_pid else None
 
     def _call(
@@ -134,6 +158,7 @@ class Calls:
         *,
         text: bool = False,
         done: tuple[type[LeasedbError], ...] = (),
+        starts: bool = False,
     ) -> Exchange[T]:
         """Send once, and once more over a new connection; every call of the contract may be repeated.
 
@@ -144,11 +169,14 @@ class Calls:
             read: makes the result of the answer's body.
             text: the body is text, not JSON.
             done: errors that say, when the request was repeated, that the first one was carried out.
+            starts: a daemon may be started for it.
         """
         reply = yield request
         repeated = isinstance(reply, Failure) and reply.kind is not Breach.TIMED_OUT
         if repeated:
             reply = yield request
+        if starts and self._starts:
+            reply = yield from _started(request, reply)
         for _ in range(int(request.timeout / _REPEAT_AFTER)):
             if isinstance(reply, Failure) or not _in_progress(reply):
                 break
@@ -231,6 +259,31 @@ def key_header(given_key: str | None) -> dict[str, str]:
 
 def _with_pid(request: Request, pid: int | None) -> Request:
     return request if pid is None else replace(request, json={**(request.json or {}), "pid": pid})
+
+
+def _started(request: Request, reply: Answer | Failure) -> Exchange[Answer | Failure]:
+    """Send the request to a daemon that is started for it, if the reply says that none runs, or no longer will.
+
+    A daemon that stops, having had nothing to do for long say, answers so for a moment, and then breaks off or refuses.
+    """
+    lost = 0
+    for _ in range(int(_STOPPING_LIMIT / _REPEAT_AFTER)):
+        if isinstance(reply, Failure):
+            ended = reply.kind is Breach.NO_CONNECTION or (reply.kind is Breach.BROKEN and request.start)
+            if not ended or lost == _MOST_LOST:
+                break
+            lost += 1
+            request = replace(request, start=True, pause=0.0)
+        elif _shutting_down(reply):
+            request = replace(request, start=True, pause=_REPEAT_AFTER)
+        else:
+            break
+        reply = yield request
+    return reply
+
+
+def _shutting_down(answer: Answer) -> bool:
+    return answer.status == _UNAVAILABLE and f'"{ShuttingDownError.code}"'.encode() in answer.body
 
 
 def _in_progress(answer: Answer) -> bool:

@@ -52,6 +52,26 @@ class Lease(BaseLease):
             self._line.heartbeat.put(self)
         return self.ttl
 
+    def keep(self, ttl: float = 3600) -> None:
+        """Let the lease live on for ``ttl`` seconds whatever becomes of this program, for somebody to look at.
+
+        It is renewed no more, and not released at the end of its block; `release`, or ``leasedb kept`` later, ends it.
+
+        Raises:
+            KeepQuotaError: as many leases are kept as may be, all of them by this holder.
+            LeaseEndedError: the lease is over; LeaseLostError when its server died.
+            LeasedbError: the daemon refused, for the reason told; NotFoundError: it is too old to keep any.
+        """
+        try:
+            record = self._line.run(self._line.wire.keep(self.id, ttl))
+        except (LeaseEndedError, LeaseNotFoundError) as error:
+            self._line.heartbeat.drop(self)
+            self._ended_by(error)
+            raise
+        self._line.heartbeat.drop(self)
+        self._heartbeat = False
+        self._renewed(record)
+
     def release(self, *, sync: bool = False) -> None:
         """Give the database back; its login is refused from now on. Again, or after the lease's end, it does nothing.
 
@@ -209,6 +229,10 @@ class Lease(BaseLease):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if not self.kept:
+            self._release_or_warn()
+
+    def _release_or_warn(self) -> None:
         try:
             self.release()
         except LeasedbError as failure:
@@ -221,7 +245,7 @@ class Leases(list[Lease]):
     def release(self) -> None:
         """Give them all back; one that cannot be ends with its time."""
         for lease in self:
-            lease.__exit__(None, None, None)
+            lease._release_or_warn()  # noqa: SLF001 - a list of nothing else
 
     def __enter__(self) -> Self:
         return self
@@ -229,4 +253,4 @@ class Leases(list[Lease]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.release()
+        Leases(lease for lease in self if not lease.kept).release()

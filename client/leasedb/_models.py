@@ -26,7 +26,7 @@ class LeaseSummary:
     """A lease without its login. ``state`` is active, released, expired or lost; ``ttl`` is in seconds.
 
     ``server_kind``: "exclusive" where the lease has the whole server, else "shared"; ``builds``: name of the template
-    that is made in it; ``image``: the one that was asked for.
+    that is made in it; ``image``: the one that was asked for; ``kept``: it is to be looked at, and outlives its holder.
     """
 
     id: str
@@ -46,6 +46,7 @@ class LeaseSummary:
     server_kind: str = "shared"
     builds: str | None = None
     image: str | None = None
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,6 +277,7 @@ def _summary_fields(data: Json) -> dict[str, Any]:
         "server_kind": str(data.get("server_kind") or "shared"),
         "builds": text_or_none(data, "builds"),
         "image": text_or_none(data, "image"),
+        "kept": bool(data.get("kept")),
     }
 
 

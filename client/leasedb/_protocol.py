@@ -89,9 +89,11 @@ class Wire(TemplateCalls):
         return self._call(Request("GET", lease_path(lease_id)), _models.lease_record)
 
     def leases(
-        self, *, state: str | None, holder: str | None, labels: Mapping[str, str] | None
+        self, *, state: str | None, holder: str | None, labels: Mapping[str, str] | None, kept: bool | None = None
     ) -> Exchange[list[LeaseSummary]]:
         filters = [(name, value) for name, value in (("state", state), ("holder", holder)) if value is not None]
+        if kept is not None:
+            filters.append(("kept", "true" if kept else "false"))
         return self._call(Request("GET", "/leases", params=(*filters, *_label_params(labels))), _models.lease_summaries)
 
     def renew(self, lease_id: str, ttl: float | None, timeout: float = TIMEOUT) -> Exchange[LeaseRecord]:
@@ -106,6 +108,10 @@ class Wire(TemplateCalls):
             except LeasedbError:
                 error.lease = None
             raise
+
+    def keep(self, lease_id: str, ttl: float) -> Exchange[LeaseRecord]:
+        request = Request("POST", f"{lease_path(lease_id)}/keep", json={"ttl": seconds("ttl", ttl)})
+        return self._call(request, _models.lease_record)
 
     def release(self, lease_id: str, *, sync: bool) -> Exchange[None]:
         return self._call(Request("DELETE", lease_path(lease_id), **_sync(sync)), nothing)
@@ -136,7 +142,7 @@ class Wire(TemplateCalls):
             "holder": default_holder() if holder is None else holder,
             "ttl": seconds("ttl", ttl),
         }
-        return self._call(Request("PUT", "/demand", json=given(body)), _models.demand)
+        return self._call(Request("PUT", "/demand", json=given(body)), _models.demand, starts=True)
 
     def ready(self) -> Exchange[Readiness]:
         return self._call(Request("GET", "/readyz"), _models.readiness)

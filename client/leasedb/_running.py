@@ -20,7 +20,7 @@ _NOT_FOUND: Final = 127
 _NOT_EXECUTABLE: Final = 126
 _BY_SIGNAL: Final = 128  # plus the signal's number, as shells have it
 # What libpq would rather believe than PGHOST and its kin.
-_MISLEADING: Final = frozenset(
+MISLEADING: Final = frozenset(
     {
         "PGCHANNELBINDING",
         "PGGSSENCMODE",
@@ -45,7 +45,7 @@ class CommandError(Exception):
 
 def lease_environment(env: Mapping[str, str], lease_id: str) -> dict[str, str]:
     """Return this process's environment with a lease's in place of whatever database it pointed to."""
-    kept = {name: value for name, value in os.environ.items() if name not in _MISLEADING}
+    kept = {name: value for name, value in os.environ.items() if name not in MISLEADING}
     return {**kept, **env, "LEASEDB_LEASE_ID": lease_id}
 
 

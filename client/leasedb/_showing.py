@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 import leasedb
 from leasedb._client import Client
+from leasedb._discovery import autostart_wanted, can_start, find_address
 from leasedb._errors import LeasedbError, NotFoundError, NotReadyError
 from leasedb._models import CloningWay, Health, LeaseSummary, Pool, Server, Servers
 from leasedb._tables import count, cut, duration, size, table
@@ -27,7 +28,7 @@ _MANY = 0.8  # the part of a server's connections from which on it is worth a no
 class Status:
     """All that `leasedb status` shows. ``not_ready`` says why the daemon does not lease; empty when it does.
 
-    An older daemon tells of no templates.
+    An older daemon tells of no templates. ``log`` is None where the daemon was not started in the background here.
     """
 
     url: str
@@ -37,6 +38,7 @@ class Status:
     pool: Pool
     leases: list[LeaseSummary]
     templates: Templates
+    log: str | None
 
 
 def ask_status(client: Client) -> Status:
@@ -50,7 +52,8 @@ def ask_status(client: Client) -> Status:
     with suppress(NotFoundError):
         templates = client.templates()
     leases = client.leases(state="active")
-    return Status(client.url, health, not_ready, client.servers(), client.pool(), leases, templates)
+    log = None if client.log is None else str(client.log)
+    return Status(client.url, health, not_ready, client.servers(), client.pool(), leases, templates, log)
 
 
 def status_lines(status: Status, now: datetime | None = None) -> list[str]:
@@ -58,6 +61,7 @@ def status_lines(status: Status, now: datetime | None = None) -> list[str]:
     condition = f"not ready: {status.not_ready}" if status.not_ready else "asleep" if status.pool.asleep else "ready"
     return [
         f"daemon   {status.url}, leasedb {health.version}, pid {health.pid}, {condition}",
+        *([] if status.log is None else [f"log      {status.log}"]),
         f"backend  {servers.backend}" + (f": {servers.reason}" if servers.reason else ""),
         _pool_line(status.pool),
         "",
@@ -189,7 +193,8 @@ def _use(lease: LeaseSummary) -> str:
     """Say what a lease's database is, or becomes."""
     if lease.builds is not None:
         return f"builds {lease.builds}"
-    return f"{lease.template}, exclusive" if lease.server_kind == "exclusive" else lease.template
+    kind = ", exclusive" if lease.server_kind == "exclusive" else ""
+    return f"{lease.template}{kind}{', kept' if lease.kept else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +224,17 @@ def examine(client: Client) -> tuple[list[Finding], bool]:
     daemon = _examine_daemon(client, leasedb.__version__)
     backends = _examine_backends()
     serves = daemon.ok is True or any(finding.ok for finding in backends if finding.name in _BACKENDS)
-    return [*findings, daemon, *backends], serves
+    return [*findings, daemon, _examine_starting(client), *backends], serves
+
+
+def _examine_starting(client: Client) -> Finding:
+    address = find_address(client.url)
+    if not can_start(address):
+        return Finding("autostart", None, f"none is started at {client.url}: not http on this machine")
+    if not autostart_wanted():
+        return Finding("autostart", None, "off: LEASEDB_AUTOSTART")
+    log = importlib.import_module("leasedb._starting").Starter.at(address).log
+    return Finding("autostart", None, f"where no daemon answers, a lease starts one; its log is {log}")
 
 
 def _examine_daemon(client: Client, own_version: str) -> Finding:

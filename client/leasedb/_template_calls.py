@@ -75,18 +75,25 @@ class Order:
 class TemplateCalls(Calls):
     """The calls about templates, of one client to one daemon."""
 
-    def __init__(self, address: Address) -> None:
-        super().__init__(address)
+    def __init__(self, address: Address, *, starts: bool = False) -> None:
+        super().__init__(address, starts=starts)
         self._builds: dict[str, str] = {}  # fingerprints of the builds under way, by lease
 
     def templates(self) -> Exchange[Templates]:
         return self._call(Request("GET", "/templates"), _template.templates)
 
     def get_template(
-        self, name: str, *, postgres: str | None = None, image: str | None = None, pause: float = 0.0
+        self,
+        name: str,
+        *,
+        postgres: str | None = None,
+        image: str | None = None,
+        pause: float = 0.0,
+        starts: bool = False,
     ) -> Exchange[Template]:
         params = _params({"postgres": postgres, "image": image})
-        return self._call(Request("GET", template_path(name), params=params, pause=pause), _template.template)
+        request = Request("GET", template_path(name), params=params, pause=pause)
+        return self._call(request, _template.template, starts=starts)
 
     def fingerprint_of(self, template: Template | str, postgres: str | None, image: str | None) -> Exchange[str]:
         """Return what stands for a parent in its children's fingerprints."""
@@ -95,9 +102,10 @@ class TemplateCalls(Calls):
         if template == "base":
             return "base"
         try:
-            return (yield from self.get_template(template, postgres=postgres, image=image)).fingerprint
+            found = yield from self.get_template(template, postgres=postgres, image=image, starts=True)
         except TemplateNotFoundError as error:
             raise ParentMissingError(error.detail, status=error.status, hint="Build the parent first.") from None
+        return found.fingerprint
 
     def delete_template(self, name: str, *, postgres: str | None, image: str | None) -> Exchange[None]:
         request = Request("DELETE", template_path(name), params=_params({"postgres": postgres, "image": image}))
@@ -116,7 +124,7 @@ class TemplateCalls(Calls):
                 timeout=left + _WORK_LIMIT,
                 pause=pause,
             )
-            return self._call(request, _template.template)
+            return self._call(request, _template.template, starts=True)
 
         try:
             found, left = None, order.wait
@@ -137,7 +145,7 @@ class TemplateCalls(Calls):
         while True:
             try:
                 found = yield from self.get_template(
-                    order.name, postgres=order.postgres, image=order.image, pause=pause
+                    order.name, postgres=order.postgres, image=order.image, pause=pause, starts=True
                 )
             except TemplateNotFoundError:
                 return None, max(0.0, end - time.monotonic())

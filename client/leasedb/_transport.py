@@ -1,21 +1,27 @@
 """The I/O: runs exchanges over httpx. The only file that imports it."""
 
 import asyncio
+import importlib
 import os
 import socket
 import ssl
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import Any, TypeVar, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import httpx
 
 import leasedb
-from leasedb._discovery import Address
+from leasedb._discovery import Address, can_start
 from leasedb._errors import ClientClosedError
 from leasedb._exchange import Answer, Breach, Exchange, Failure, Request
 from leasedb._heartbeat import AsyncHeartbeat, Heartbeat
 from leasedb._protocol import Wire
+
+if TYPE_CHECKING:
+    from leasedb._starting import Starter
 
 T = TypeVar("T")
 
@@ -98,12 +104,32 @@ def _reason(error: BaseException) -> str:
     return told.rstrip(".")
 
 
-class Line:
-    """The way to one daemon, shared by a client and its leases; safe to use from several threads."""
+def _starter(address: Address, autostart: "bool | Starter") -> "Starter":
+    if not isinstance(autostart, bool):
+        return autostart
+    starter: Starter = importlib.import_module("leasedb._starting").Starter.at(address)  # most never need it
+    return starter
 
-    def __init__(self, address: Address) -> None:
+
+def _log(wire: Wire, autostart: "bool | Starter") -> Path | None:
+    if wire.neighbour is None or not can_start(wire.address):
+        return None
+    starter = _starter(wire.address, autostart)
+    return starter.log if starter.started(wire.neighbour) else None
+
+
+class Line:
+    """The way to one daemon, shared by a client and its leases; safe to use from several threads.
+
+    Args:
+        address: of the daemon.
+        autostart: whether, or by whom, it is started when it does not run.
+    """
+
+    def __init__(self, address: Address, autostart: "bool | Starter" = False) -> None:  # noqa: FBT002 - or who
         self.address = address
-        self.wire = Wire(address)
+        self.wire = Wire(address, starts=bool(autostart))
+        self._autostart = autostart
         self.heartbeat = Heartbeat()
         self._outgoing = _Outgoing(address)
         self._closed = False
@@ -139,6 +165,8 @@ class Line:
             self._open()
         if request.pause:
             time.sleep(request.pause)
+        if request.start:
+            _starter(self.address, self._autostart).start()
         try:
             return self._fetch(self._outgoing(request, _as_it_is))
         except _FAILURES as error:
@@ -155,6 +183,10 @@ class Line:
         finally:
             stream.close()
 
+    @property
+    def log(self) -> Path | None:
+        return _log(self.wire, self._autostart)
+
     def close(self) -> None:
         """Stop renewing and close the connections; leases live on until their time is over."""
         if self._closed:
@@ -166,11 +198,12 @@ class Line:
 
 
 class AsyncLine:
-    """The way to one daemon, shared by a client and its leases; belongs to one event loop."""
+    """The way to one daemon, shared by a client and its leases; belongs to one event loop. Takes what `Line` does."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, autostart: "bool | Starter" = False) -> None:  # noqa: FBT002 - or who
         self.address = address
-        self.wire = Wire(address)
+        self.wire = Wire(address, starts=bool(autostart))
+        self._autostart = autostart
         self.heartbeat = AsyncHeartbeat()
         self._outgoing = _Outgoing(address)
         self._closed = False
@@ -197,6 +230,8 @@ class AsyncLine:
             raise ClientClosedError("This client is closed.", hint="Use it inside its 'async with' block.")
         if request.pause:
             await asyncio.sleep(request.pause)
+        if request.start:
+            await self._start()
         try:
             if request.text is None:
                 return await self._fetch(self._outgoing(request, _awaited))
@@ -204,6 +239,13 @@ class AsyncLine:
             return await self._fetch(await asyncio.to_thread(self._outgoing, request, _awaited))
         except _FAILURES as error:
             return _failure(error)
+
+    async def _start(self) -> None:
+        given_up = threading.Event()
+        try:
+            await asyncio.to_thread(_starter(self.address, self._autostart).start, given_up)
+        finally:
+            given_up.set()  # cancelled: a thread that waits on would keep the loop, and the program, from ending
 
     async def _fetch(self, request: httpx.Request) -> Answer:
         if isinstance(self._http, httpx.AsyncClient):
@@ -222,6 +264,10 @@ class AsyncLine:
         self._unfinished.add(task)
         task.add_done_callback(self._unfinished.discard)
         await asyncio.shield(task)
+
+    @property
+    def log(self) -> Path | None:
+        return _log(self.wire, self._autostart)
 
     async def close(self) -> None:
         """Stop renewing and close the connections; leases live on until their time is over."""

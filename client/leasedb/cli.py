@@ -21,13 +21,15 @@ from leasedb._tables import count, duration
 _INTERRUPTED: Final = 130
 _BROKEN_PIPE: Final = 141
 _EPILOG = """\
-Start a daemon, then, in another terminal, give any program a fresh Postgres database with pgvector:
-  leasedb serve
+Give any program a fresh Postgres database with pgvector; a daemon is started where none runs:
   leasedb exec -- npm test          DATABASE_URL and PGHOST, PGPORT ... are set; released when it ends
   leasedb lease --ttl 600           prints a DSN
 With a schema in it that is applied once, whoever asks:
   leasedb template build shop --sql schema.sql
   leasedb exec --template shop -- npm test
+The daemon that is started in the background ends when it has had nothing to do for ten minutes. By hand it is:
+  leasedb serve
+  leasedb stop
 """
 
 
@@ -96,6 +98,11 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("ids", nargs="*", metavar="ID")
     one.add_argument("--label", action="append", type=label, metavar="KEY=VALUE", help="all that have it; repeat: and")
     one.add_argument("--sync", action="store_true", help="return only once the databases are gone")
+    one = add("kept", _kept, "list the leases that stay to be looked at, as those of failed tests, or drop them")
+    form = one.add_mutually_exclusive_group()
+    form.add_argument("--drop", nargs="+", metavar="ID", help="give these back")
+    form.add_argument("--drop-all", action="store_true", help="give all of them back")
+    one.add_argument("--json", action="store_true")
     about_templates.add_commands(add)
     one = add("template", _misplaced, "list, build and delete templates")
     about_templates.add_template_commands(_adder(one, "what"))
@@ -107,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("id", nargs="?", metavar="ID", help="of a lease; a new one when left out")
     one.set_defaults(command=[])
     add("doctor", _doctor, "say what works here and what is missing")
+    add("stop", _stop, "stop the daemon, if it runs on this machine, and wait until it has ended")
     add("clean", _misplaced, "take away what a stopped daemon kept so that its servers start quickly")
     return parser
 
@@ -231,6 +239,14 @@ def _doctor(args: argparse.Namespace) -> int:
     if not serves:
         say("nothing can serve databases here; start with one of the lines marked 'no'")
     return 0 if serves else 1
+
+
+def _kept(args: argparse.Namespace) -> int:
+    return int(importlib.import_module("leasedb._kept").run(args))
+
+
+def _stop(args: argparse.Namespace) -> int:
+    return int(importlib.import_module("leasedb._stopping").run(args))
 
 
 def _showing() -> Any:

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from tests.client.plugin_runs import run
+from tests.client.plugin_runs import checkouts, run
 from tests.client.processes import environment
 from tests.client.stand_in import StandIn
 from tests.client.twins import Twin
 
-__all__ = ["run"]  # a fixture of another file
+__all__ = ["checkouts", "run"]  # fixtures of another file
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

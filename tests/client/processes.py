@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 
 def environment(url: str, **more: str) -> dict[str, str]:
-    """The environment of a subprocess that shall find this daemon."""
+    """The environment of a subprocess that shall find this daemon, and start none in its place."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("LEASEDB_", "PYTEST_", "PG"))}
-    return kept | {"LEASEDB_URL": url} | more
+    return kept | {"LEASEDB_URL": url, "LEASEDB_AUTOSTART": "0"} | more
 
 
 def python(code: str, env: dict[str, str] | None = None, arguments: Sequence[str] = ()) -> str:

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 import leasedb
-from tests.client.stand_in import StandIn
-from tests.client.wire_server import Fault
+from tests.client.stand_in import Fault, StandIn
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,8 +31,8 @@ def test_version(cli, nowhere):
 
 def test_help_names_every_command(cli, nowhere):
     out = cli(nowhere, "--help").stdout
-    commands = ("serve", "exec", "lease", "release", "reset", "branch", "template", "status", "psql", "doctor", "clean")
-    for command in commands:
+    commands = "serve exec lease release kept reset branch template status psql doctor stop clean"
+    for command in commands.split():
         assert f"    {command} " in out
 
 
@@ -317,7 +316,7 @@ def test_psql_on_a_lease_that_has_ended(cli, stand_in, fake_psql):
         pass
     done = cli(stand_in.url, "psql", lease.id, env=fake_psql)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"leasedb: lease {lease.id} is released: released\n"
+    assert done.stderr == f"leasedb: lease {lease.id} is released: released by its holder\n"
 
 
 @pytest.mark.skipif(shutil.which("psql") is None, reason="needs psql")

@@ -6,12 +6,14 @@ import pytest
 
 import leasedb
 from leasedb._errors import BY_CODE, from_problem
-from tests.client.wire_server import STATUS
+from tests.client.stand_in import STATUS
 
 CLIENT_ONLY = {
     "unknown",
     "invalid-address",
     "daemon-unreachable",
+    "daemon-start-failed",
+    "incompatible-daemon",
     "unexpected-answer",
     "client-closed",
     "file-unreadable",

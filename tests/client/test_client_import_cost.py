@@ -17,6 +17,15 @@ def test_importing_the_package_does_not_import_httpx():
     python(code)
 
 
+def test_a_client_imports_what_starts_a_daemon_only_to_start_one():
+    code = (
+        "import sys, leasedb\n"
+        "for client in (leasedb.Client(), leasedb.AsyncClient()): client.log\n"
+        "assert 'leasedb._starting' not in sys.modules"
+    )
+    python(code, {"LEASEDB_AUTOSTART": "1"})
+
+
 def test_version_and_help_do_not_import_httpx():
     code = (
         "import sys; from leasedb.cli import main\n"

@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 import leasedb
-from tests.client.stand_in import StandIn
-from tests.client.wire_server import Fault
+from tests.client.stand_in import Fault, StandIn
 from tests.waiting import until
 
 

@@ -10,8 +10,7 @@ import pytest
 
 import leasedb
 from tests.client.processes import python
-from tests.client.stand_in import StandIn
-from tests.client.wire_server import Fault
+from tests.client.stand_in import Fault, StandIn
 from tests.waiting import until
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 import leasedb
-from tests.client.stand_in import StandIn
-from tests.client.stand_in_templates import FAILS
+from tests.client.stand_in import FAILS, StandIn
 from tests.waiting import until
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 import leasedb
-from tests.client.stand_in import StandIn
-from tests.client.stand_in_templates import FAILS
+from tests.client.stand_in import FAILS, StandIn
 
 SCHEMA = "create table product (name text)"
 

@@ -29,8 +29,8 @@ class Twin:
         self._thread.join()
         self._loop.close()
 
-    def connect(self, url: str | None = None, token: str | None = None) -> Any:
-        made = getattr(leasedb, self.kind)(url, token)
+    def connect(self, url: str | None = None, token: str | None = None, **options: Any) -> Any:
+        made = getattr(leasedb, self.kind)(url, token, **options)
         self._made.append(made if self.kind == "Client" else _Awaited(made, self._run))
         return self._made[-1]
 

@@ -5,20 +5,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
+
+from tests.toolchains import missing
 
 PROJECT = Path(__file__).with_name("javascript")
 WORKER = Path(__file__).with_name("python_worker.py")
 LIMIT = 120.0
-
-
-def missing(what: str, why: str) -> NoReturn:
-    """Skip the test, saying why; fail it where LEASEDB_TEST_REQUIRE (comma-separated) names it."""
-    if what in os.environ.get("LEASEDB_TEST_REQUIRE", "").split(","):
-        pytest.fail(f"{what} is required here: {why}")
-    pytest.skip(why)
 
 
 def run(command: list[str], directory: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
