@@ -8,12 +8,13 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import peers, peers_fifty, plot, report, schemas
+from benchmarks import contest, peers, peers_fifty, plot, pytest_fixtures, report, schemas
 from benchmarks.bench import Bench
 from benchmarks.machine import BenchmarkError
 from benchmarks.outcome import Group, Mark, Outcome, Panel, Row, Table, left_out
 from benchmarks.samples import Samples
 from benchmarks.suites import ways
+from leasedb._plugin.names import ALL
 from tests.repository.sources import ROOT
 
 ROWS = [row for group in command.GROUPS for row in group.rows]
@@ -119,13 +120,37 @@ def test_p99_is_the_smallest_sample_that_99_of_100_do_not_exceed(count, expected
     assert Samples([float(number) for number in range(count, 0, -1)]).p99 == expected
 
 
+def test_p95_is_the_smallest_sample_that_95_of_100_do_not_exceed():
+    assert Samples([float(number) for number in range(100, 0, -1)]).p95 == 95.0
+
+
+def test_a_median_is_sure_within_ranks_that_close_in_as_samples_grow():
+    assert Samples([3.0]).sure == (3.0, 3.0)
+    assert Samples([float(number) for number in range(10, 0, -1)]).sure == (1.0, 10.0)
+    assert Samples([float(number) for number in range(1, 101)]).sure == (40.0, 61.0)
+
+
+def test_what_a_run_recorded_is_read_once(tmp_path):
+    file = tmp_path / "record.json"
+    file.write_text('[{"setup": 1.0, "call": 2.0, "teardown": 4.0, "passed": true}, {"setup": 8.0, "passed": false}]')
+    passed, failed = contest.recorded(file)
+    assert (passed.whole, passed.fixtures, passed.passed) == (7.0, 5.0, True)
+    assert (failed.whole, failed.fixtures, failed.passed) == (8.0, 8.0, False)
+    assert contest.recorded(file) == []
+
+
+def test_the_plugin_has_every_fixture_that_is_measured():
+    assert ALL.issuperset(pytest_fixtures.FIXTURES.values())
+    assert {way.name for way in pytest_fixtures.WAYS if way.ours} == set(pytest_fixtures.FIXTURES)
+
+
 @pytest.mark.parametrize("schema", [schemas.ONE, schemas.FIFTY, schemas.MANY], ids=lambda schema: schema.key)
 def test_a_schema_has_as_many_tables_as_its_name_says(schema):
     created = re.findall(r"CREATE TABLE (\w+)", schema.sql)
     assert schema.name.split()[0] == str(len(set(created))) == str(len(created))
 
 
-@pytest.mark.parametrize("way", [*peers.WAYS, *peers_fifty.WAYS], ids=lambda way: way.name)
+@pytest.mark.parametrize("way", [*peers.WAYS, *peers_fifty.WAYS, *pytest_fixtures.WAYS], ids=lambda way: way.name)
 def test_every_way_is_there(way):
     if way.plugin:
         assert (ROOT / "benchmarks" / "suites" / f"{way.plugin}.py").is_file()

