@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,6 +22,7 @@ from benchmarks.sources import Source
 from leasedb_server.backends.embedded.account import Account
 
 ROOT = Path(__file__).parents[1]
+SUITES = ROOT / "benchmarks" / "suites"
 TESTS, TESTS_QUICK = 100, 20
 _LIMIT = 90.0  # seconds for one run of one way
 _LOUD = 12  # last lines shown of a run that failed
@@ -62,6 +63,34 @@ class Way:
             return version(self.package) if self.package else "?"
         except PackageNotFoundError:
             return "?"
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What one test took, in seconds; see suites/recorder.py."""
+
+    setup: float = 0.0
+    call: float = 0.0
+    teardown: float = 0.0
+    passed: bool = False
+
+    @property
+    def whole(self) -> float:
+        return self.fixtures + self.call
+
+    @property
+    def fixtures(self) -> float:
+        return self.setup + self.teardown
+
+
+def recorded(file: Path) -> list[Recorded]:
+    """Return the tests of a run, in their order, and delete the file; none when the run did not come to its end."""
+    try:
+        found = json.loads(file.read_text())
+    except FileNotFoundError:
+        return []
+    file.unlink()
+    return [Recorded(**each) for each in found]
 
 
 def _no_ryuk() -> bool:
@@ -130,7 +159,7 @@ def loop(ground: Ground, way: Way, environment: Mapping[str, str], prefix: list[
     """Return the seconds of each test without pytest."""
     command = [sys.executable, "-m", "benchmarks.suites.loop"]
     with ground.pool(way) as more:
-        done = _run(command, {**environment, **more}, ground.bench.place.path, prefix)
+        done = run(command, {**environment, **more}, ground.bench.place.path, prefix)
     seconds: list[float] = json.loads(done.stdout)
     return seconds
 
@@ -199,33 +228,35 @@ def _as(account: Account) -> list[str]:
 
 def run_pytest(
     ground: Ground, way: Way, environment: Mapping[str, str], prefix: list[str], workers: int
-) -> tuple[float, list[float]]:
-    """Return the seconds of the whole command, and of each test."""
+) -> tuple[float, list[Recorded]]:
+    """Return the seconds of the whole command, and the tests."""
     folder = Path(environment.get("SUITE_FOLDER", ground.bench.place.path))
     record = (folder / "record" if "SUITE_FOLDER" in environment else folder) / "record.json"
     plugins = ["benchmarks.suites.recorder", *way.plugins]
     if way.plugin:
         plugins.append(f"benchmarks.suites.{way.plugin}")
-    if workers > 1:
-        plugins.append("xdist.plugin")
-    tests = ROOT / "benchmarks" / "suites" / ("test_subject.py" if way.plugin else "test_nothing.py")
+    tests = SUITES / ("test_subject.py" if way.plugin else "test_nothing.py")
     temporary = folder / "pytest"
-    command = [sys.executable, "-m", "pytest", "-q", "--import-mode=importlib", "-c", os.devnull]
-    command += [f"--rootdir={folder}", f"--basetemp={temporary}", *(f"-p{name}" for name in plugins), str(tests)]
-    command += ["-n", str(workers)] if workers > 1 else []
+    command = [*pytest_command(folder, tests, plugins, workers), f"--basetemp={temporary}"]
     started = time.perf_counter()
-    _run(command, {**environment, "SUITE_RECORD": str(record)}, folder, prefix)
+    run(command, {**environment, "SUITE_RECORD": str(record)}, folder, prefix)
     took = time.perf_counter() - started
-    seconds: list[float] = json.loads(record.read_text())
-    record.unlink()
+    tests_run = recorded(record)
     shutil.rmtree(temporary, ignore_errors=True)
-    if len(seconds) != int(environment["SUITE_TESTS"]):
-        raise BenchmarkError(f"{len(seconds)} tests ran instead of {environment['SUITE_TESTS']}")
-    return took, seconds
+    if len(tests_run) != int(environment["SUITE_TESTS"]):
+        raise BenchmarkError(f"{len(tests_run)} tests ran instead of {environment['SUITE_TESTS']}")
+    return took, tests_run
 
 
-def _run(
-    command: list[str], environment: Mapping[str, str], folder: Path, prefix: list[str]
+def pytest_command(folder: Path, tests: Path, plugins: Iterable[str], workers: int = 1) -> list[str]:
+    """Return how a file of tests is run with these plugins, as the project in a folder."""
+    more = ["-pxdist.plugin", "-n", str(workers)] if workers > 1 else []
+    command = [sys.executable, "-m", "pytest", "-q", "--import-mode=importlib", "-c", os.devnull]
+    return [*command, f"--rootdir={folder}", *(f"-p{name}" for name in plugins), *more, str(tests)]
+
+
+def run(
+    command: Sequence[str], environment: Mapping[str, str], folder: Path, prefix: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end.
 
@@ -236,6 +267,9 @@ def _run(
         [*prefix, *command], env=environment, cwd=folder, capture_output=True, text=True, timeout=_LIMIT, check=False
     )
     if done.returncode:
-        last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-_LOUD:])
-        raise BenchmarkError(f"{command[2]} failed with exit code {done.returncode}:\n{last}")
+        raise BenchmarkError(f"{command[2]} failed with exit code {done.returncode}:\n{last_lines(done)}")
     return done
+
+
+def last_lines(done: subprocess.CompletedProcess[str]) -> str:
+    return "\n".join((done.stdout + done.stderr).strip().splitlines()[-_LOUD:])

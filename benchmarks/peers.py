@@ -117,7 +117,7 @@ def _measure(ground: Ground, way: Way, found: _Found) -> None:
                 took, tests = run_pytest(ground, way, {**environment, **more}, prefix, workers)
             samples.seconds.append(took)
             if workers == 1:
-                found.test.seconds.extend(tests)
+                found.test.seconds.extend(test.whole for test in tests)
         if way.way is not None:
             found.loop.append(median(loop(ground, way, environment, prefix)))
         if way.way in _WITHOUT_SCHEMA:

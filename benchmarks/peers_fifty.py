@@ -93,4 +93,4 @@ def _measure(ground: Ground, way: Way, found: _Found) -> None:
     with guarded(ground, way) as (environment, prefix), ground.pool(way) as more:
         took, tests = run_pytest(ground, way, {**environment, **more}, prefix, 1)
     found.runs.seconds.append(took)
-    found.test.append(Samples(tests))
+    found.test.append(Samples([test.whole for test in tests]))

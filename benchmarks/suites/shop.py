@@ -4,7 +4,7 @@ from typing import Any
 
 import psycopg
 
-_TABLES = """
+TABLES = """
 CREATE TABLE customer (id int PRIMARY KEY GENERATED ALWAYS AS IDENTITY, name text NOT NULL);
 CREATE TABLE product (id int PRIMARY KEY GENERATED ALWAYS AS IDENTITY, name text NOT NULL, price numeric NOT NULL);
 CREATE TABLE purchase (id int PRIMARY KEY GENERATED ALWAYS AS IDENTITY, customer int NOT NULL REFERENCES customer);
@@ -15,7 +15,7 @@ _ROWS = """
 INSERT INTO customer (name) SELECT 'customer ' || n FROM generate_series(1, 5) n;
 INSERT INTO product (name, price) SELECT 'product ' || n, n * 1.5 FROM generate_series(1, 10) n;
 """
-SQL = _TABLES + _ROWS
+SQL = TABLES + _ROWS
 RENEW = f"TRUNCATE customer, product, purchase, item, note RESTART IDENTITY; {_ROWS}"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 
-from benchmarks.suites import fifty, shop
+from benchmarks.suites import fifty, shop, tables
 
 Connection = psycopg.Connection[Any]
 
@@ -33,6 +33,7 @@ class Subject:
 _SUBJECT = {
     "shop": Subject(shop.SQL, shop.RENEW, shop.body),
     "fifty": Subject(fifty.SQL, fifty.RENEW, fifty.body),
+    "tables": Subject(tables.SQL, tables.RENEW, tables.body),
 }[os.environ.get("SUITE_SCHEMA", "shop")]
 SQL, RENEW = _SUBJECT.sql, _SUBJECT.renew
 
