@@ -19,7 +19,7 @@ from tests.daemons import RealDaemon
 
 INSTALLED = any(entry.name == "leasedb" for entry in importlib.metadata.entry_points(group="pytest11"))
 # Installed for other tests: what people have is what a test asks for.
-_OTHERS = ("asyncio", "django", "pytest_databases", "pytest_postgresql")
+_OTHERS = ("anyio", "asyncio", "django", "hypothesispytest", "pytest_databases", "pytest_postgresql")
 LOAD = [*([] if INSTALLED else ["-p", "leasedb.pytest_plugin"]), *(f"-pno:{name}" for name in _OTHERS)]
 _LIMIT = 120.0  # seconds for a run
 

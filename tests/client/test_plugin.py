@@ -11,8 +11,7 @@ import pytest
 
 from tests.client.plugin_runs import LOAD
 from tests.client.processes import environment
-from tests.client.stand_in import StandIn
-from tests.client.wire_server import Fault
+from tests.client.stand_in import Fault, StandIn
 from tests.waiting import until
 
 pytest_plugins = ["pytester"]
@@ -143,22 +142,58 @@ def test_what_the_daemon_refuses_is_one_line(run, stand_in):
     result = run("def test_one(pg_lease): pass")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["leasedb: Detail of server-start-failed. Do this."])
-    assert len(result.outlines) < 15
+    assert len(result.outlines) < 20
 
 
 def test_a_bad_url_is_one_line(run):
     result = run("def test_one(pg_lease): pass", url="localhost:7432")
     result.stdout.fnmatch_lines(["leasedb: LEASEDB_URL is 'localhost:7432', which*"])
-    assert len(result.outlines) < 15
+    assert len(result.outlines) < 20
 
 
-def test_pg_conn_without_psycopg_says_what_to_install(run, stand_in, pytester):
-    pytester.makeconftest("import sys; sys.modules['psycopg'] = None")
-    result = run("def test_one(pg_conn): pass")
-    result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["leasedb: pg_conn needs psycopg (*): pip install 'psycopg?binary?'"])
-    assert len(result.outlines) < 15
-    assert stand_in.leases == {}
+@pytest.mark.parametrize(("version", "remedy"), [("0.0.9", "leasedb stop"), ("7.0.0", "pip install --upgrade")])
+def test_a_daemon_of_another_version_says_which_to_upgrade(run, version, remedy):
+    with StandIn(version=version) as other:
+        result = run("def test_one(pg_lease): pass\ndef test_two(pg_reset): pass", "--leasedb-optional", url=other.url)
+        result.assert_outcomes(errors=2)
+        said = f"leasedb: The daemon at {other.url} is leasedb {version}, *{remedy}*"
+        result.stdout.fnmatch_lines([said, said, said])
+        assert {seen.path for seen in other.seen} == {"/healthz"}
+
+
+WITHOUT = """
+import sys
+for name in ("psycopg", "psycopg_pool", "sqlalchemy"):
+    sys.modules[name] = None
+"""
+
+
+def test_without_the_libraries_of_a_fixture_it_says_what_to_install(run, stand_in, pytester):
+    pytester.makeconftest(WITHOUT)
+    result = run(
+        """
+        def test_conn(pg_conn): pass
+        def test_pool(pg_pool): pass
+        def test_engine(pg_engine): pass
+        def test_truncate(pg_truncate): pass
+        def test_rollback(pg_rollback): pass
+        def test_conn_async(pg_conn_async): pass
+        def test_fine(pg_lease, pg_env): pass
+        def test_fails(pg_lease): assert 0
+        """
+    )
+    result.assert_outcomes(passed=1, failed=1, errors=6)
+    for line in (
+        "pg_conn needs psycopg: pip install 'psycopg[[]binary[]]'",
+        "pg_pool needs psycopg_pool: pip install 'psycopg[[]binary,pool[]]'",
+        "pg_engine needs sqlalchemy: pip install sqlalchemy 'psycopg[[]binary[]]'",
+        "pg_truncate needs psycopg: *",
+        "pg_rollback needs psycopg: *",
+        "pg_conn_async needs psycopg: *",
+    ):
+        result.stdout.fnmatch_lines([f"leasedb: {line}"])
+    assert "Traceback" not in result.stdout.str()
+    assert len(stand_in.leases) == 2
 
 
 THREE = """
@@ -180,7 +215,7 @@ def announced(daemon: StandIn) -> list[int]:
 def test_what_is_coming_is_announced_before_the_first_test(run, stand_in):
     run(THREE).assert_outcomes(passed=3, skipped=1)
     first, last = stand_in.sent("PUT", "/demand")
-    assert stand_in.seen[0] is first
+    assert [seen.path for seen in stand_in.seen[:2]] == ["/healthz", "/demand"]
     assert first.body["count"] == 3
     assert first.body["ttl"] == 600
     assert first.body["template"] == "base"
@@ -218,6 +253,14 @@ def test_with_xdist_it_is_announced_once_for_all_workers(run, stand_in):
     assert list(stand_in.to_come.values()) == [0]
 
 
+def test_with_xdist_the_rest_is_taken_back_once_all_workers_are_done(run, stand_in):
+    many = "import pytest\n@pytest.mark.parametrize('n', range(20))\ndef test_it(pg_lease, n): assert n != 3"
+    run(many, "-n2", "-x")
+    assert announced(stand_in) == [20, 0]
+    assert list(stand_in.to_come.values()) == [0]
+    assert [seen.path for seen in stand_in.seen if seen.method != "GET"][-1] == "/demand"
+
+
 def test_more_than_can_be_announced(run, stand_in, monkeypatch):
     many = "import pytest\n@pytest.mark.parametrize('n', range(10_001))\ndef test_it(pg_lease, n): assert n < 0"
     run(many, "-x").assert_outcomes(failed=1)
@@ -234,9 +277,9 @@ def test_a_daemon_that_takes_no_announcements(run):
 
 @pytest.mark.parametrize("faults", [[Fault("answer")], [Fault("hang-up"), Fault("hang-up")]])
 def test_an_announcement_that_fails_is_no_error(run, stand_in, faults):
-    stand_in.faults.extend(faults)
+    stand_in.faults.extend([Fault("none"), *faults])
     run("def test_one(pg_lease): pass").assert_outcomes(passed=1)
-    assert {seen.path for seen in stand_in.seen[: len(faults)]} == {"/demand"}
+    assert {seen.path for seen in stand_in.seen[1 : len(faults) + 1]} == {"/demand"}
 
 
 def test_items_that_have_no_fixtures(run, stand_in, pytester):
@@ -285,7 +328,7 @@ def test_ctrl_c_releases(stand_in, tmp_path):
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=20)
         assert "KeyboardInterrupt" in out
-    assert {lease["end_reason"] for lease in stand_in.leases.values()} == {"released"}
+    assert {lease["end_reason"] for lease in stand_in.leases.values()} == {"released by its holder"}
 
 
 def test_kill_9_releases(stand_in, tmp_path):

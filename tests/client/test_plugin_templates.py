@@ -88,7 +88,7 @@ def test_a_template_that_is_not_there_is_one_line(run, pytester):
     result = run("def test_one(pg_lease): pass")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["leasedb: There is no template 'nosuch'. Do this."])
-    assert len(result.outlines) < 15
+    assert len(result.outlines) < 20
 
 
 @pytest.mark.parametrize("option", ["--collect-only", "--setup-plan"])
@@ -112,3 +112,117 @@ def test_on_a_real_daemon(run, pytester, daemon):
         "-n2",
         url=daemon.url,
     ).assert_outcomes(passed=4)
+
+
+KINDS = """
+import pytest
+from pathlib import Path
+HERE = Path(__file__).parent
+SQL = "create table product (name text); insert into product values ('tea')"
+BUILT = []
+def fill(lease):
+    BUILT.append(lease)
+    import psycopg
+    with psycopg.connect(lease.dsn) as connection:
+        connection.execute("insert into product values ('nail')")
+
+def product(name, given, expected):
+    class Suite:
+        @pytest.fixture(scope="session")
+        def pg_template(self): return given
+        @pytest.mark.parametrize("n", range(2))
+        def test_it(self, pg_conn, n):
+            found = pg_conn.execute("select name from product order by name").fetchall()
+            assert [name for (name,) in found] == expected
+            pg_conn.execute("delete from product")
+            pg_conn.commit()
+    Suite.__name__ = name
+    return Suite
+
+TestText = product("TestText", SQL, ["tea"])
+TestPath = product("TestPath", HERE / "schema.sql", ["tea"])
+TestFolder = product("TestFolder", HERE / "db", ["pot", "tea"])
+TestLayers = product("TestLayers", [SQL, fill, "insert into product values ('zinc')"], ["nail", "tea", "zinc"])
+def test_a_function_is_run_once(): assert len(BUILT) == 1
+"""
+
+
+def test_what_pg_template_may_return(run, pytester, daemon):
+    """And each is built once over the tests of a run; `test_built_once...` has it over workers and runs."""
+    pytester.makefile(".sql", schema="create table product as select 'tea' as name")
+    folder = pytester.mkdir("db")
+    (folder / "1.sql").write_text("create table product as select 'tea' as name")
+    (folder / "2.sql").write_text("insert into product values ('pot')")
+    run(KINDS, url=daemon.url).assert_outcomes(passed=9)
+
+
+NOTING = """
+import pytest
+from pathlib import Path
+def build(lease):
+    with Path(__file__).with_name("built").open("a") as file:
+        file.write(lease.id + "\\n")
+@pytest.fixture(scope="session")
+def pg_template(): return build
+"""
+
+
+def test_built_once_over_workers_and_runs(run, pytester, stand_in):
+    pytester.makeconftest(NOTING)
+    many = "import pytest\n@pytest.mark.parametrize('n', range(9))\ndef test_it(pg_lease, n): pass"
+    run(many, "-n3").assert_outcomes(passed=9)
+    run(None).assert_outcomes(passed=9)
+    assert len((pytester.path / "built").read_text().splitlines()) == 1
+    # and anew when its source changes
+    pytester.makeconftest(NOTING.replace("lease.id +", "'again' +"))
+    run(None).assert_outcomes(passed=9)
+    assert len((pytester.path / "built").read_text().splitlines()) == 2
+
+
+RAISING = """
+import pytest
+def build(lease):
+    raise ValueError(f"no column {1 + 1}")
+@pytest.fixture(scope="session")
+def pg_template(): return build
+"""
+
+
+@pytest.mark.parametrize("workers", [[], ["-n2"]])
+def test_a_function_that_raises_shows_its_traceback_once(run, pytester, stand_in, workers):
+    pytester.makeconftest(RAISING)
+    source = """
+        import pytest
+        @pytest.mark.parametrize("n", range(30))
+        def test_it(pg_lease, n): pass
+        def test_other_fixtures(pg_reset, pg_conn): pass
+        """
+    result = run(source, *workers)
+    result.assert_outcomes(errors=31)
+    report = result.stdout.str()
+    assert report.count('raise ValueError(f"no column {1 + 1}")') == 1
+    told = report.count("leasedb: ValueError: no column 2 (its traceback is at test_")
+    # a worker that waited for another one's build is told by the daemon
+    assert told + report.count("leasedb: It failed. Do this.") == 30
+    assert workers or told == 30
+    assert stand_in.active() == []
+
+
+def test_sql_that_fails_is_told_without_a_traceback(run, pytester, daemon):
+    pytester.makeconftest(
+        "import pytest\n@pytest.fixture(scope='session')\n"
+        "def pg_template(): return 'create table t (x int);\\n\\ncreate tabel u (x int)'"
+    )
+    result = run("def test_one(pg_lease): pass\ndef test_two(pg_rollback): pass", url=daemon.url)
+    result.assert_outcomes(errors=2)
+    result.stdout.fnmatch_lines(['leasedb: *syntax error at or near "tabel"*'])
+    assert "Traceback" not in result.stdout.str()
+
+
+@pytest.mark.parametrize("given", ["None", "17", "['shop', 17]"])
+def test_what_cannot_be_a_template(run, pytester, stand_in, given):
+    pytester.makeconftest(f"import pytest\n@pytest.fixture(scope='session')\ndef pg_template(): return {given}")
+    result = run("def test_one(pg_lease): pass")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["leasedb: *"])
+    assert "Traceback" not in result.stdout.str()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -27,13 +28,15 @@ class Announcements:
     Args:
         run: whose tests they are.
         items: the tests.
+        speaks: this process announces; the others of a run only count what they take.
     """
 
-    def __init__(self, run: Run, items: list[pytest.Item]) -> None:
+    def __init__(self, run: Run, items: list[pytest.Item], *, speaks: bool) -> None:
         self._run = run
+        self.speaks = speaks
         self._wanted: dict[Source, int] = {}  # tests by what gives them their template, not announced yet
         self._to_come: dict[leasedb.Template | str, int] = {}  # announced leases that were not taken yet
-        for item in items:
+        for item in items if speaks else ():
             if source := self._source(item):
                 self._wanted[source] = self._wanted.get(source, 0) + 1
 
@@ -59,10 +62,9 @@ class Announcements:
             if count > 0:
                 self._announce(template, 0)
 
-    @property
-    def keys(self) -> list[str]:
-        """The templates that something was announced of, as the daemon calls them."""
-        return [one.key if isinstance(one, leasedb.Template) else one for one in self._to_come]
+    def counts(self) -> dict[str, int]:
+        """Return how many leases are still to come of each template, as the daemon calls them; taken ones are less."""
+        return {one.key if isinstance(one, leasedb.Template) else one: n for one, n in self._to_come.items()}
 
     def _announce(self, template: leasedb.Template | str, count: int) -> None:
         with suppress(leasedb.LeasedbError):
@@ -99,15 +101,20 @@ class Announcements:
 
 
 def take_back(config: pytest.Config, told: Iterable[Mapping[str, Any]]) -> None:
-    """Take back what a worker of pytest-xdist had announced for all, and what not all of them came to."""
-    with suppress(leasedb.LeasedbError):
-        run = Run(config, replace(choose(config), start=False))
-        try:
-            for worker in told:
-                for template in worker["announced"]:
-                    run.client().expect(0, template, holder=worker["holder"])
-        finally:
-            run.close()
+    """Take back what one worker of pytest-xdist had announced, and all of them together did not come to."""
+    left: Counter[tuple[str, str]] = Counter()
+    for worker in told:
+        left.update({(worker["holder"], template): count for template, count in worker["to_come"].items()})
+    if not any(count > 0 for count in left.values()):
+        return
+    run = Run(config, replace(choose(config), start=False))
+    try:
+        with suppress(leasedb.LeasedbError):
+            for (holder, template), count in left.items():
+                if count > 0:
+                    run.client().expect(0, template, holder=holder)
+    finally:
+        run.close()
 
 
 def _overriding(where: pytest.Item | pytest.Collector) -> object:

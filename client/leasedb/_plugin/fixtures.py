@@ -53,11 +53,26 @@ def begin(session: pytest.Session, *, announce: bool) -> None:
     config = session.config
     run = run_of(config)
     config.pluginmanager.register(async_fixtures.for_plugins(config), "leasedb-async")
+    run.announced = Announcements(run, session.items, speaks=announce)
+    _warn_of_markers(session.items, run.choices.scope)
     if announce:
-        run.announced = Announcements(run, session.items)
         with suppress(leasedb.LeasedbError):  # the fixtures report it
             run.client()
             run.announced.begin()
+
+
+def _warn_of_markers(items: list[pytest.Item], scope: str) -> None:
+    """Say that what a test's own marker wants is not heard where its database is that of a module, say."""
+    if scope == "function":
+        return
+    for item in items:
+        if "pg_lease" in getattr(item, "fixturenames", ()) and any(one.name == "leasedb" for one in item.own_markers):
+            item.warn(
+                pytest.PytestWarning(
+                    f"leasedb: pg_lease lives for each {scope} in this run (leasedb_scope), so the marker of this test "
+                    "alone is not heard; put it there"
+                )
+            )
 
 
 @contextmanager

@@ -143,10 +143,10 @@ def _kept(run: Run, item: pytest.Item, use: Use) -> bool:
 
 def packed(run: Run, session: pytest.Session) -> dict[str, Any]:
     """Return what a worker of pytest-xdist tells, as the plain values that it can send."""
-    first = run.announced is not None
+    first = run.announced is not None and run.announced.speaks
     lines = [*header(run), *strangers(session.config, session.items)] if first else []
-    announced = run.announced.keys if run.announced is not None else []
-    return {"tally": run.tally.packed(), "header": lines, "holder": run.holder, "announced": announced}
+    to_come = run.announced.counts() if run.announced is not None else {}
+    return {"tally": run.tally.packed(), "header": lines, "holder": run.holder, "to_come": to_come}
 
 
 def summary(terminal: pytest.TerminalReporter, run: Run | None, told: list[dict[str, Any]]) -> None:

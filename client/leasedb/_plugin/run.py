@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -143,13 +144,21 @@ class Run:
 
     def _connected(self) -> leasedb.Client:
         starter = self.starter
-        if starter is None:
+        if starter is None or self.choices.database_url is None:
             client = leasedb.Client(autostart=self.choices.start)
         else:
             allowed = self.choices.start is None and autostart_wanted()
             client = leasedb.Client(starter.url, autostart=starter if allowed else False)
         try:
             client.start()
+        except leasedb.DaemonUnreachableError as error:
+            client.close()
+            if starter is None or self.choices.database_url is None:
+                raise
+            name, port = self.choices.database_url[1], urlsplit(starter.url).port
+            serve = f"LEASEDB_BACKEND=existing LEASEDB_EXISTING_DSN=${name} leasedb serve --port {port}"
+            hint = f"Start one for the server that {name} names, with: {serve}"
+            raise leasedb.DaemonUnreachableError(error.detail, hint=hint) from None
         except BaseException:
             client.close()
             raise
