@@ -122,3 +122,6 @@ def test_a_server_that_is_not_there(checkouts, tmp_path):
     assert "secret" not in result.stdout.str()
     result = checkout.run("--leasedb-optional")
     result.assert_outcomes(skipped=2)
+    result = checkout.run("--leasedb-no-start")
+    serve = "LEASEDB_BACKEND=existing LEASEDB_EXISTING_DSN=$LEASEDB_DATABASE_URL leasedb serve --port "
+    result.stdout.fnmatch_lines([f"leasedb: No leasedb daemon answers at *: {serve}*"])
