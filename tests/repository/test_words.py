@@ -19,7 +19,11 @@ def words(name: str) -> set[str]:
 def defined_names(tree: ast.Module) -> set[str]:
     """Names that this code chose itself; what foreign code calls its things is not our affair."""
     names = set[str]()
+    hooks = [step for step in ast.walk(tree) if isinstance(step, ast.FunctionDef) and step.name.startswith("pytest_")]
+    given = {id(argument) for hook in hooks for argument in ast.walk(hook.args)}  # pytest goes by their names
     for step in ast.walk(tree):
+        if id(step) in given:
+            continue
         match step:
             case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
                 names.add(name)
