@@ -67,7 +67,7 @@ class RealDaemon:
         """The environment of a program that is to use this daemon, and to start none in its place."""
         return {**clean_environment(), "LEASEDB_URL": self.url, "LEASEDB_AUTOSTART": "0"}
 
-    def spawn(self) -> subprocess.Popen[bytes]:
+    def spawn(self, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
         """Start the process without waiting for anything."""
         settings = {"BACKEND": "embedded", "STATE_DIR": str(self.state_dir), "PORT": str(self.port), **self.settings}
         environment = {**clean_environment(), **self.environment}
@@ -75,7 +75,7 @@ class RealDaemon:
         command = [sys.executable, "-c", "import sys; from leasedb_server.cli import main; sys.exit(main([]))"]
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory
+                command, env=environment, stdin=stdin, stdout=log, stderr=log, cwd=self.directory
             )
         return self.process
 

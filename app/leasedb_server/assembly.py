@@ -237,7 +237,7 @@ async def assembled(
         )
 
         def ready() -> None:
-            say(_banner(url, serving, inventory, secured=token is not None))
+            say(_banner(url, _how_to_stop(settings, url), serving, inventory, secured=token is not None))
 
         yield Daemon(http, listener, leasing, serving, recovering, upkeep, idling, wake, say, ready)
 
@@ -256,7 +256,7 @@ def all_backends(settings: Settings, daemon: str) -> dict[str, ServerBackend]:
             memory=settings.memory_limit,
             servers=settings.pool_servers,
             major=None if settings.image else settings.postgres,
-            versions=settings.versions,
+            versions=settings.versions or (),
             images=settings.images,
         )
     )
@@ -372,7 +372,15 @@ def _url(host: str, listener: socket.socket) -> str:
     return f"http://{name}:{port}"
 
 
-def _banner(url: str, serving: Serving, inventory: Inventory, *, secured: bool) -> str:
+def _how_to_stop(settings: Settings, url: str) -> str:
+    if sys.stdin is not None and sys.stdin.isatty():
+        return "Ctrl-C"
+    usual = Settings.model_fields
+    at_home = (settings.host, settings.port) == (usual["host"].default, usual["port"].default)
+    return "leasedb stop" if at_home else f"leasedb stop --url {url}"
+
+
+def _banner(url: str, stop: str, serving: Serving, inventory: Inventory, *, secured: bool) -> str:
     server = next(iter(inventory.servers.values()))
     versions = f"Postgres {server.versions.postgres}, vector {server.versions.vector}" if server.versions else ""
     header = " -H 'Authorization: Bearer '$LEASEDB_TOKEN" if secured else ""
@@ -380,5 +388,5 @@ def _banner(url: str, serving: Serving, inventory: Inventory, *, secured: bool) 
         f"leasedb {VERSION} at {url} leases {versions}\n"
         f"  from: {serving.reason.partition('; not ')[0]}\n"
         f"  try:  curl -X POST{header} {url}/leases\n"
-        f"  docs: {url}/docs    stop: Ctrl-C"
+        f"  docs: {url}/docs    stop: {stop}"
     )

@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         chosen = settings.load(_flags(arguments, "serve", "Run the daemon in the foreground."))
         logs.set_up(chosen.log_format)
+        _forget_libpq(chosen)
         assembly = _assembly()  # late: a wrong setting is said, and help given, without it
     except LeasedbError as error:
         print(f"leasedb: {error}", file=sys.stderr)
@@ -41,6 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _forget_libpq(chosen: Settings) -> None:
+    """Take what is meant for other servers (PGSERVICE, PGSSLMODE ...) out of the environment: libpq heeds it.
+
+    For a server that the operator names it may be meant.
+    """
+    if chosen.existing_dsn is None:
+        for name in [name for name in os.environ if name.startswith("PG")]:
+            del os.environ[name]
 
 
 def _assembly() -> ModuleType:

@@ -46,6 +46,13 @@ class ServerBackend(Protocol):
     def editions(self) -> Editions:
         """What servers can be made of here. What `check` finds missing is left out."""
 
+    async def lacks(self, progress: Progress) -> str:
+        """Tell what `check` would have to download first, and how it is had without: a sentence; empty: nothing.
+
+        Raises:
+            BackendUnavailableError: there is more in the way, as `check` would say.
+        """
+
     async def check(self, progress: Progress, *, fetch: bool = True) -> str:
         """Make sure that servers can be started (engine reached, image there or pulled, binaries found).
 

@@ -38,6 +38,7 @@ def _apart(value: object) -> object:
 
 # NoDecode: the environment is read as JSON else
 Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_apart)]
+ListedIfSet = Annotated[tuple[str, ...] | None, NoDecode, BeforeValidator(_apart)]
 
 
 def _default_state_dir() -> Path:
@@ -59,7 +60,7 @@ class Settings(BaseSettings):
         default_factory=_default_state_dir, description="where the state file, the lock and embedded servers lie"
     )
     backend: Literal["auto", "container", "embedded", "existing"] = Field(
-        "auto", description="where servers come from; auto: containers when an engine answers, else embedded"
+        "auto", description="where servers come from; auto: containers where an engine has the image, else embedded"
     )
     image: str | None = Field(
         None, description="image of the container backend; pgvector/pgvector:pg18 (or the version of postgres) if unset"
@@ -69,8 +70,9 @@ class Settings(BaseSettings):
     postgres: str = Field(
         "18", pattern=_MAJOR, description="major version of Postgres, for embedded and for the default image"
     )
-    versions: Listed = Field(
-        default_factory=tuple, description="further major versions that callers may ask for, as in 16,17"
+    versions: ListedIfSet = Field(
+        None,
+        description="further major versions that callers may ask for, as in 16,17; if unset those that embedded has",
     )
     images: Listed = Field(
         default_factory=tuple,
@@ -130,11 +132,11 @@ class Settings(BaseSettings):
 
     @field_validator("versions")
     @classmethod
-    def _majors(cls, versions: tuple[str, ...]) -> tuple[str, ...]:
-        for version in versions:
+    def _majors(cls, versions: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for version in versions or ():
             if not re.fullmatch(_MAJOR, version):
                 raise ValueError(f"{version!r} is no major version of Postgres, such as 17")
-        return tuple(dict.fromkeys(versions))
+        return None if versions is None else tuple(dict.fromkeys(versions))
 
     @field_validator("images")
     @classmethod

@@ -269,8 +269,8 @@ def _started(request: Request, reply: Answer | Failure) -> Exchange[Answer | Fai
     lost = 0
     for _ in range(int(_STOPPING_LIMIT / _REPEAT_AFTER)):
         if isinstance(reply, Failure):
-            ended = reply.kind is Breach.NO_CONNECTION or (reply.kind is Breach.BROKEN and request.start)
-            if not ended or lost == _MOST_LOST:
+            # one that was just killed may break off twice: first the connection that was open, then a new one
+            if reply.kind is Breach.TIMED_OUT or lost == _MOST_LOST:
                 break
             lost += 1
             request = replace(request, start=True, pause=0.0)

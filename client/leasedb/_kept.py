@@ -57,5 +57,6 @@ def _drop(daemon: "leasedb.Client", kept: Sequence[LeaseSummary], wanted: Sequen
             say(str(error))
         else:
             dropped += 1
-    show(f"dropped {count(dropped, 'lease')}")
+    if dropped or wanted is None:
+        show(f"dropped {count(dropped, 'lease')}")
     return int(dropped < len(known if wanted is None else wanted))

@@ -21,6 +21,7 @@ from leasedb._template_showing import template_notes
 
 INSTALL = "pip install 'leasedb[server,embedded]'"
 _BACKENDS = frozenset({"container", "embedded", "existing"})
+_FAILED_SHOWN = 5  # templates
 _MANY = 0.8  # the part of a server's connections from which on it is worth a note
 
 
@@ -159,9 +160,14 @@ def _template_lines(status: Status) -> list[str]:
                 ", ".join(_cloned(way) for way in chosen if way.template == key) or "-",
             ]
         )
+    failed = sum(template.error is not None for template in status.templates)
+    notes = list(template_notes(status.templates))
+    if unsaid := max(0, failed - _FAILED_SHOWN):
+        notes = notes[:-unsaid]
     lines = [
         *(table(rows) if len(rows) > 1 else ()),
-        *(f"template {note}" for note in template_notes(status.templates)),
+        *(f"template {note}" for note in notes),
+        *([f"and {unsaid} more that failed, see: leasedb template ls"] if unsaid else ()),
     ]
     return ["", *lines] if lines else []
 

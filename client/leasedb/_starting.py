@@ -31,7 +31,6 @@ _LIMIT: Final = 600.0  # seconds: the first start of all may pull an image
 _LET_GO: Final = 60.0  # seconds for a daemon that stops: it drains for 5 and cleans up for 20
 _PAUSE: Final = 0.03  # seconds between two looks
 _PROBE: Final = 2.0  # seconds for a daemon to say how it is
-_SLOW: Final = 10.0  # seconds after which the person who waits is told why
 _IDLE_EXIT: Final = "600"  # seconds
 _EXISTING_LIMIT: Final = "20"  # seconds: it is up, or nearly so, or its address is wrong
 _LOG_MAX: Final = 2**20  # bytes
@@ -171,6 +170,8 @@ class Starter:
                     stopping = self._held(_port_of(self.url)) and letting_go.lasts()
                     if not stopping and self._spawn(patience):
                         return
+            if said := patience.news(lambda: f"waiting for the daemon at {self.url}, which is not ready, or stops"):
+                _log.warning("%s (log: %s)", said, self.log)
             patience.pause()
         if not patience.given_up.is_set():
             raise self._too_slow()
@@ -185,9 +186,8 @@ class Starter:
                     return True
                 if _broken(lifeline):
                     break
-                if patience.is_new(_SLOW):
-                    last = self._words(since).rpartition("\n")[2]
-                    _log.warning("still starting a daemon: %s (see %s)", last, self.log)
+                if said := patience.news(lambda: self._last_words(since)):
+                    _log.warning("starting a daemon: %s (log: %s)", said, self.log)
                 patience.pause()
             else:
                 return False
@@ -339,6 +339,9 @@ class Starter:
             return ""
         told = [number for number, line in enumerate(lines) if line.startswith(_SAID)]
         return "\n".join(lines[told[-1] :] if told else lines[-_MOST_LINES:]).removeprefix(_SAID)
+
+    def _last_words(self, since: int) -> str:
+        return self._words(since).rpartition("\n")[2].rstrip(". ") or "it has said nothing yet"
 
     def _failed(self, words: str) -> DaemonStartError:
         detail = f"No daemon could be started at {self.url}. {words or 'It said nothing.'}"

@@ -2,38 +2,44 @@
 
 import contextlib
 import fcntl
+import logging
 import os
 import sys
 import threading
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from leasedb._errors import DaemonStartError
 
+_log = logging.getLogger("leasedb")
+
 _PAUSE: Final = 0.03  # seconds between two looks
+_QUIET: Final = 2.0  # seconds after which the person who waits is told why
+_AGAIN: Final = 10.0  # seconds until that person is told something else
 
 
 class Patience:
-    """How long to wait yet."""
+    """How long to wait yet, and when to say so."""
 
-    def __init__(self, limit: float, given_up: threading.Event) -> None:
+    def __init__(self, limit: float, given_up: threading.Event, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.given_up = given_up
-        self._began = time.monotonic()
-        self._limit = limit
-        self._told = False
+        self._clock = clock
+        self._end = clock() + limit
+        self._next = clock() + _QUIET
+        self._told = ""
 
     def lasts(self) -> bool:
-        return not self.given_up.is_set() and time.monotonic() - self._began < self._limit
+        return not self.given_up.is_set() and self._clock() < self._end
 
-    def is_new(self, seconds: float) -> bool:
-        """Tell, once, that it has taken so long."""
-        if self._told or time.monotonic() - self._began < seconds:
-            return False
-        self._told = True
-        return True
+    def news(self, words: Callable[[], str]) -> str:
+        """Return what the person who waits is to be told now: nothing too soon, nothing twice."""
+        if self._clock() < self._next or (said := words()) == self._told:
+            return ""
+        self._told, self._next = said, self._clock() + _AGAIN
+        return said
 
     def pause(self) -> None:
         self.given_up.wait(_PAUSE)
@@ -96,6 +102,8 @@ def alone(directory: Path, patience: Patience) -> Iterator[None]:
                         f"Another process has been starting a daemon in {directory} for too long.",
                         hint=f"Its log may say why: {directory / 'daemon.log'}",
                     )
+                if said := patience.news(lambda: "another process is starting a daemon, and this one waits for it"):
+                    _log.warning("%s (log: %s)", said, directory / "daemon.log")
                 patience.pause()
         try:
             yield

@@ -224,13 +224,16 @@ class TemplateCalls(Calls):
             json=given({"template": template, "wait": seconds("wait", wait)}),
             timeout=(DEFAULT_WAIT if wait is None else wait) + _MARGIN,
         )
-        return self._call(request, lambda data: (_models.lease_record(data), int(data.get("ended_sessions") or 0)))
+        # the next start of a daemon that died takes its leases over
+        return self._call(
+            request, lambda data: (_models.lease_record(data), int(data.get("ended_sessions") or 0)), starts=True
+        )
 
     def branch(self, lease_id: str, *, name: str, fingerprint: str, force: bool) -> Exchange[Template]:
         """Seal a copy under a name; that it is there already, with this fingerprint, is success."""
         body = {"name": name, "fingerprint": fingerprint, "force": force}
         try:
-            return (yield from self._call(_branching(lease_id, body), _template.template))
+            return (yield from self._call(_branching(lease_id, body), _template.template, starts=True))
         except TemplateExistsError:
             found = yield from self._of_content(name, fingerprint)
             if found is None:
@@ -238,7 +241,7 @@ class TemplateCalls(Calls):
             return found
 
     def checkpoint(self, lease_id: str, *, force: bool) -> Exchange[Checkpoint]:
-        return self._call(_branching(lease_id, {"force": force}), _template.checkpoint)
+        return self._call(_branching(lease_id, {"force": force}), _template.checkpoint, starts=True)
 
     def latest_checkpoint(self, lease_id: str) -> Exchange[str]:
         """Return the name of the last anonymous branch that was made of a lease's database."""

@@ -63,7 +63,8 @@ def failure_lines(error: leasedb.LeasedbError) -> list[str]:
         place = "" if error.line is None else f"{error.file or 'SQL, line'}{':' if error.file else ' '}{error.line}: "
         state = f" (SQLSTATE {error.sqlstate})" if error.sqlstate else ""
         statement = first_line(error.sql)
-        return [f"{place}{error.message.rstrip('.')}{state}", *([f"    {statement}"] if statement else [])]
+        lines = [f"{place}{error.message.rstrip('.')}{state}", f"    {statement}" if statement else "", error.hint]
+        return [line for line in lines if line]
     if isinstance(error, leasedb.SessionsOpenError):
         return [
             f"{error.detail} --force ends them.",

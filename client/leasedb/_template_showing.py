@@ -7,11 +7,13 @@ from leasedb._sql import first_line
 from leasedb._tables import count, duration, size, table
 from leasedb._template import BuildFailure, Template, Templates
 
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
 
 def template_lines(templates: Templates, now: datetime | None = None) -> list[str]:
     """Return the table of templates, what is to say of single ones, and how much they take."""
     rows = [["NAME", "POSTGRES", "STATE", "SIZE", "PARENT", "LEASES", "READY", "USED", "KEPT"]]
-    rows += [_row(template, now or datetime.now(UTC)) for template in templates]
+    rows += [_row(template, now or datetime.now(UTC)) for template in templates if template.error is None]
     if all(row[1] == "-" for row in rows[1:]):
         rows = [[row[0], *row[2:]] for row in rows]
     budget = "" if templates.budget is None else f" of {size(templates.budget)}"
@@ -20,12 +22,13 @@ def template_lines(templates: Templates, now: datetime | None = None) -> list[st
 
 
 def template_notes(templates: Sequence[Template]) -> Iterator[str]:
-    """Yield a line for each template that is not simply there."""
+    """Yield a line for each template that is not simply there: those being built, then the failed, newest first."""
     for template in templates:
         if template.state == "building":
-            yield f"{template.name}: {template.progress or 'is being built'}"
-        elif template.error is not None:
-            yield f"{template.name} failed: {_why(template.error)}"
+            yield f"{template.key}: {template.progress or 'is being built'}"
+    failed = [(template, template.error) for template in templates if template.error is not None]
+    for template, error in sorted(failed, key=lambda one: one[0].created_at or _LONG_AGO, reverse=True):
+        yield f"{template.key} failed: {_why(error)}"
 
 
 def _row(template: Template, now: datetime) -> list[str]:
@@ -58,4 +61,5 @@ def _why(failure: BuildFailure) -> str:
     where = "" if failure.line is None else f"line {failure.line}: "
     state = f" (SQLSTATE {failure.sqlstate})" if failure.sqlstate else ""
     statement = first_line(failure.sql)
-    return f"{where}{failure.message.rstrip('.')}{state}{f' in: {statement}' if statement else ''}"
+    message = first_line(failure.message).rstrip(".")  # without a driver's "LINE 1: ..." and its caret
+    return first_line(f"{where}{message}{state}{f' in: {statement}' if statement else ''}")

@@ -77,12 +77,15 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[Any]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
     run = item.config.stash.get(RUN, None)
-    if run is not None and report.failed:
-        from leasedb._plugin import reporting  # noqa: PLC0415 - only where it is needed
+    if run is None or call.excinfo is None:
+        return (yield)
+    from leasedb._plugin import reporting  # noqa: PLC0415 - only where it is needed
 
-        reporting.note(run, item, call, report)
+    ours = reporting.without_our_frames(item.config, call.excinfo)
+    report = yield
+    if report.failed:
+        reporting.note(run, item, report, call.excinfo.value, ours=ours)
     return report
 
 
@@ -117,16 +120,16 @@ class _Workers:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._shown: dict[str, str] = {}  # errors of builds, and the test whose report has the traceback
+        self._shown: dict[str, str] = {}  # errors, and the test whose report has them whole
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Show the traceback of a build once when it has failed in several workers."""
-        error = getattr(report, "leasedb_error", None)
-        if error is not None:
+        """Show what several workers failed for once, and the traceback of a build."""
+        error, again = getattr(report, "leasedb_error", ("", ""))
+        if error:
             first = self._shown.setdefault(error, report.nodeid)
             if first != report.nodeid:
-                report.longrepr = f"leasedb: {error} (its traceback is at {first})"
+                report.longrepr = f"{again}{first})"
 
     def pytest_testnodedown(self, node: Any) -> None:
         told = getattr(node, "workeroutput", {}).get("leasedb")  # one that was killed tells nothing
@@ -302,22 +305,13 @@ def pg_truncate_async(request: pytest.FixtureRequest, pg_truncate: leasedb.Lease
 
 
 @pytest.fixture
-def _leasedb_rollback(request: pytest.FixtureRequest, pg_template: Any) -> Iterator[leasedb.Lease]:
-    # Apart from pg_rollback_async, which is torn down before what it asks for: here the transaction has ended by then.
-    from leasedb._plugin import fixtures  # noqa: PLC0415
-
-    with fixtures.transaction_async(request, pg_template) as lease:
-        yield lease
-
-
-@pytest.fixture
 def pg_rollback_async(request: pytest.FixtureRequest, pg_template: Any) -> Any:
     """`pg_rollback` as a psycopg.AsyncConnection; opened for the test, which costs some ms more."""
     del pg_template
-    from leasedb._plugin import fixtures  # noqa: PLC0415
+    from leasedb._plugin import async_fixtures, fixtures  # noqa: PLC0415
 
     with fixtures.needing(request, "psycopg"):
-        return _awaited(request, request.getfixturevalue("_leasedb_rollback"))
+        return _awaited(request, async_fixtures.rollback(request))
 
 
 @pytest.fixture

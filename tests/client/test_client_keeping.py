@@ -94,6 +94,8 @@ def test_dropping(cli, stand_in, kept):
     done = cli(stand_in.url, "kept", "--drop", kept[0], kept[1])
     assert (done.returncode, done.stdout) == (1, "dropped 1 lease\n")
     assert done.stderr == f"leasedb: lease {kept[0]} is not kept; 'leasedb kept' lists those that are\n"
+    done = cli(stand_in.url, "kept", "--drop", "nope")
+    assert (done.returncode, done.stdout) == (1, "")
     assert cli(stand_in.url, "kept", "--drop-all").stdout == "dropped 1 lease\n"
     assert cli(stand_in.url, "kept").stdout == "no leases are kept\n"
     assert cli(stand_in.url, "kept", "--drop-all").returncode == 0

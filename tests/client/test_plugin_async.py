@@ -179,3 +179,19 @@ def test_a_transaction_that_could_not_be_taken_back(run, daemon):
     )
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(["leasedb: pg_rollback_async could not take back what the test did: *"])
+
+
+def test_a_typing_error_lists_no_hidden_fixtures(run, stand_in):
+    source = """
+        import pytest
+        pytestmark = pytest.mark.asyncio
+        async def test_one(pg_lease_async, pg_session_lease_async): pass
+        def test_two(pg_leese): pass
+        """
+    result = run(source, plugins=["anyio", "asyncio"])
+    result.assert_outcomes(passed=1, errors=1)
+    [listed] = [line for line in result.outlines if "available fixtures:" in line]
+    assert "pg_lease_async" in listed
+    assert listed.count("_leasedb_") <= 2
+    result = run("def test_two(pg_leese): pass\ndef test_three(pg_lease): pass", plugins=["anyio", "asyncio"])
+    assert "_leasedb_" not in result.stdout.str()

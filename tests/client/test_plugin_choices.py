@@ -119,6 +119,39 @@ def test_a_template_from_the_ini_file_and_the_command_line(run, daemon, pytester
     run(None, "--leasedb-template=other.sql", url=daemon.url, EXPECTED="nail", MARKED="nail").assert_outcomes(passed=3)
 
 
+def test_where_paths_begin(run, stand_in, pytester, monkeypatch):
+    """At the test's folder in a marker, at the ini file's there, and on the command line where it was written."""
+    pytester.makeini("[pytest]\nleasedb_template = db/1.sql\n")
+    tests = pytester.mkdir("tests")
+    for folder, column in ((pytester.path, "ini"), (tests, "marked")):
+        (folder / "db").mkdir()
+        (folder / "db" / "1.sql").write_text(f"create table {column} (x int)")
+    (tests / "1.sql").write_text("create table told (x int)")
+    (tests / "test_paths.py").write_text(
+        "import pytest\n"
+        "from pathlib import Path\n"
+        "def test_plain(pg_lease): pass\n"
+        "@pytest.mark.leasedb(template='db/1.sql')\n"
+        "def test_text(pg_lease): pass\n"
+        "@pytest.mark.leasedb(template=[Path('db'), 'select 1/2'])\n"
+        "def test_layers(pg_lease): pass\n"
+        "@pytest.mark.leasedb(template='select 1/2 as half')\n"
+        "def test_sql(pg_lease): pass\n"
+    )
+
+    def built() -> set[str]:
+        found = {seen.body for seen in stand_in.seen if (seen.method, seen.path[:11]) == ("PUT", "/templates/")}
+        stand_in.seen.clear()
+        return {text.strip() for text in found}
+
+    run(None, "tests").assert_outcomes(passed=4)
+    halves = {"select 1/2", "select 1/2 as half"}
+    assert built() == {"create table ini (x int)", "create table marked (x int)"} | halves
+    monkeypatch.chdir(tests)
+    run(None, "--leasedb-template=1.sql", "-k", "plain", "-n1").assert_outcomes(passed=1)
+    assert built() == {"create table told (x int)"}
+
+
 def test_what_makes_no_sense_in_a_marker(run, stand_in):
     result = run("""
         import pytest
@@ -138,9 +171,15 @@ def test_what_makes_no_sense_in_a_marker(run, stand_in):
         def test_unknown_template(pg_lease): pass
         @pytest.mark.leasedb(postgres="16")
         def test_postgres(pg_lease): pass
+        @pytest.mark.leasedb(postgres="18.4")
+        def test_minor(pg_lease): pass
+        @pytest.mark.leasedb(database="shop")
+        def test_database(pg_lease): pass
+        @pytest.mark.leasedb(user="me", server="shared")
+        def test_user(pg_lease): pass
         def test_fine(pg_lease): pass
         """)
-    result.assert_outcomes(passed=1, errors=8)
+    result.assert_outcomes(passed=1, errors=11)
     for text in (
         "the marker has no 'tempalte'; it takes mode, scope, template, *",
         "the marker takes names only, as in leasedb(template=...), and has 'shop'",
@@ -148,7 +187,10 @@ def test_what_makes_no_sense_in_a_marker(run, stand_in):
         "ttl is 'soon', which is no number of seconds",
         "image is 17, which is no text",
         "A template is named, or made of SQL, paths or a function, and not of 17.*",
-        "There is no template 'nosuch'. Do this.",
+        "There is no template 'nosuch'. 'leasedb template ls' lists those that are there.",
+        "postgres is '18.4'; it is a major version, such as 18",
+        "database is 'shop', which needs server='exclusive'",
+        "user is 'me', which needs server='exclusive'",
         "Postgres 16 is not served here. Do this.",
     ):
         result.stdout.fnmatch_lines([f"leasedb: {text}"])
@@ -198,6 +240,14 @@ def test_the_options_are_listed(run):
         assert f"--leasedb-{name}" in out
         assert f"leasedb_{name.replace('-', '_')} (" in out
     assert "leasedb_database_url (" in out
+    words = " ".join(out.split())
+    for said in (
+        "fresh, reset, truncate or rollback (default: fresh)",
+        "function, class, module, package or session (default: function)",
+        "shared or exclusive (default: shared)",
+        "no, failed or always (default: no)",
+    ):
+        assert words.count(said) == 2
     assert "@pytest.mark.leasedb(template" in run(None, "--markers").stdout.str()
 
 
@@ -216,3 +266,24 @@ def test_the_marker_of_one_test_where_databases_live_longer(run, stand_in):
         ["*pg_lease lives for each module in this run*the marker of this test alone is not heard*"]
     )
     assert [lease["template"] for lease in stand_in.leases.values()] == ["base"]
+
+
+def test_markers_that_are_not_heard(run, stand_in):
+    result = run("""
+        import pytest
+        @pytest.mark.leasedb(template="shop")
+        def test_session(pg_session_lease, pg_template, leasedb_client): pass
+        @pytest.mark.leasedb(mode="reset", scope="module")
+        def test_both(pg_lease): pass
+        @pytest.mark.leasedb(ttl=100)
+        def test_heard(pg_session_lease, pg_lease): pass
+        @pytest.mark.leasedb(ttl=100)
+        def test_without(): pass
+        """)
+    result.assert_outcomes(passed=4, warnings=2)
+    result.stdout.fnmatch_lines(
+        [
+            "*leasedb: pg_session_lease is of the whole run, so the marker of a test is not heard; *",
+            "*leasedb: in mode reset the database is put right before each test, so tests of a module *",
+        ]
+    )

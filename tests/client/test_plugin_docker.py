@@ -106,6 +106,6 @@ def test_a_failed_test_can_be_looked_at(run, container_daemon, cli):
         url=container_daemon.url,
     )
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["  left_behind  1", "kept      for an hour; look at it with: leasedb psql *"])
+    result.stdout.fnmatch_lines(["  left_behind  1", "kept      for an hour, see the end of the run"])
     assert "::test_fails" in cli(container_daemon.url, "kept").stdout
     assert cli(container_daemon.url, "kept", "--drop-all").returncode == 0

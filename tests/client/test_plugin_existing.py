@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,9 +111,48 @@ def test_by_the_variable_that_the_ini_file_names(checkouts, lent, state_dir):
     result.stdout.fnmatch_lines(["leasedb: on the server that POSTGRES_URL names"])
 
 
+def test_what_is_kept_is_found_by_the_commands_that_are_told(checkouts, lent, state_dir):
+    """On the daemon of that server, which is not the one that the command line would ask; its URL is SQLAlchemy's."""
+    url = lent.settings["EXISTING_DSN"].replace("postgresql://", "postgresql+psycopg://")
+    checkout = checkout_at(checkouts, lent, state_dir, LEASEDB_DATABASE_URL=url)
+    checkout.write(test_existing="def test_it(pg_lease): assert 0")
+    result = checkout.run("--leasedb-keep=failed")
+    result.assert_outcomes(failed=1)
+    at = re.search(r"leasedb: 0\.1\.0 at (\S+), existing", result.stdout.str())[1]
+    lease = re.search(rf"\n    leasedb psql (\w+) --url {at}\n", result.stdout.str())[1]
+    result.stdout.fnmatch_lines([f"They stay for an hour: 'leasedb kept --url {at}' lists them, *--drop-all."])
+    for arguments, told in ((["kept"], lease), (["kept", "--drop-all"], "dropped 1 lease")):
+        command = [sys.executable, "-m", "leasedb.cli", *arguments, "--url", at]
+        done = subprocess.run(command, env=dict(checkout.env), capture_output=True, text=True, check=True)
+        assert told in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("variables", "ini", "said"),
+    [
+        (
+            {},
+            "postgresql://me:secret@db/x",
+            "leasedb_database_url takes the name of an environment variable, such as *",
+        ),
+        ({"SHOP_URL": "mysql+pymysql://me:secret@db/x"}, "SHOP_URL", "SHOP_URL has a URL that begins with mysql://, *"),
+        ({"LEASEDB_DATABASE_URL": "sqlite:///secret.db"}, "", "LEASEDB_DATABASE_URL has a URL that begins with *"),
+    ],
+)
+def test_what_is_no_url_of_a_server(checkouts, variables, ini, said):
+    checkout = checkouts.make("shop", "http://127.0.0.1:1", **variables)
+    (checkout.folder / "pytest.ini").write_text(f"[pytest]\nleasedb_database_url = {ini}\n")
+    checkout.write(test_one="def test_one(pg_lease): pass")
+    result = checkout.run("-n2")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stdout.fnmatch_lines([f"ERROR: leasedb: {said}"])
+    assert "secret" not in result.stdout.str()
+    assert "INTERNALERROR" not in result.stdout.str()
+
+
 def test_a_server_that_is_not_there(checkouts, tmp_path):
     port = free_port()
-    dsn = f"postgresql://me:secret@127.0.0.1:{port}/postgres"
+    dsn = f"postgresql+psycopg://me:secret@127.0.0.1:{port}/postgres"
     variables = {"LEASEDB_AUTOSTART": "1", "LEASEDB_STATE_DIR": str(tmp_path / "state"), "LEASEDB_START_TIMEOUT": "1"}
     checkout = checkouts.make("shop", "http://127.0.0.1:1", LEASEDB_DATABASE_URL=dsn, **variables)
     checkout.write(test_one="def test_one(pg_lease): pass\ndef test_two(pg_conn): pass")

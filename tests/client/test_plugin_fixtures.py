@@ -277,6 +277,9 @@ def test_a_wider_fixture_is_told_what_to_take(run, stand_in):
     result = run(source)
     result.assert_outcomes(errors=2)
     result.stdout.fnmatch_lines(["ScopeMismatch*", "* For a wider fixture take pg_session_lease *leasedb_scope*"])
+    result.stdout.fnmatch_lines(
+        ["ScopeMismatch*", "pg_conn lasts as long as one test, whatever leasedb_scope is. *: to pg_session_lease.dsn *"]
+    )
     result = run(None, "--leasedb-scope=module")
     result.assert_outcomes(passed=1, errors=1)
 

@@ -43,6 +43,7 @@ def test_fails_without(): assert 0
 
 @pytest.mark.leasedb(mode="rollback")
 def test_rolled_back(pg_conn): assert 0
+def test_rolled_back_by_fixture(pg_rollback): assert 0
 """
 
 
@@ -54,12 +55,18 @@ def test_before_and_after(run, daemon):
         [
             "collected 3 items",
             rf"leasedb: 0\.1\.0 at {daemon.url}, embedded, Postgres 18\.\d+, vector \d.*",
-            r"leasedb: 2 leases in \d.* m?s, 2 resets; slowest: .*the session of main [\d.]+ m?s.*",
+            r"leasedb: 2 leases in \d.* m?s, 2 resets; slowest: .*::test_(one|two|three) [\d.]+ m?s.*",
         ]
     )
     quiet = run(None, "-q", url=daemon.url)
-    assert " at http" not in quiet.stdout.str()
+    assert " at http" not in quiet.stdout.str() + run(None, "-q", "-n2", url=daemon.url).stdout.str()
     quiet.stdout.fnmatch_lines(["leasedb: 2 leases in *"])
+    wide = run(None, url=daemon.url, COLUMNS="300")
+    [line] = [line for line in wide.outlines if line.startswith("leasedb: 2 leases in ")]
+    # whole names, each once although test_two waited for a lease and a reset
+    shown = re.findall(r"(?:; slowest: |, )(.+?) [\d.]+ m?s", line.partition(", 2 resets")[2])
+    name = "test_before_and_after.py::test_"
+    assert sorted(shown) == [f"{name}one", f"{name}three", f"{name}two", "the session's database"]
     without = run("def test_one(): pass", url=daemon.url)
     assert "leasedb:" not in without.stdout.str()
 
@@ -72,12 +79,14 @@ def test_with_xdist_it_is_told_once(run, daemon):
     assert len(told) == 2
     assert told[0].startswith(f"leasedb: 0.1.0 at {daemon.url}, embedded, Postgres ")
     assert re.match(r"leasedb: [12] leases? in .*, 8 resets; slowest: .*", told[1])
-    assert told[1].count(" ms") + told[1].count(" s,") >= 5
+    assert told[1].count("::test_it[") + told[1].count("the session's database of gw") == 1  # as many as fit
+    wide = [line for line in run(None, "-n2", url=daemon.url, COLUMNS="400").outlines if "; slowest: " in line]
+    assert wide[0].count("::test_it[") + wide[0].count("the session's database of gw") == 5
 
 
 def test_what_is_known_of_a_failed_test_s_database(run, daemon):
     result = run(FAILING, url=daemon.url)
-    result.assert_outcomes(passed=1, failed=4, errors=1)
+    result.assert_outcomes(passed=1, failed=5, errors=1)
     parts = re.split(r"^_{3,} (?:ERROR at setup of )?(\w+) _{3,}$", result.stdout.str(), flags=re.MULTILINE)
     told = dict(zip(parts[1::2], parts[2::2], strict=True))
 
@@ -96,7 +105,53 @@ def test_what_is_known_of_a_failed_test_s_database(run, daemon):
     assert "  1 table without rows" in told["test_broken_in_a_fixture"]
     assert " sessions still open" not in told["test_broken_in_a_fixture"]  # the fixture's own is no leak
     assert "database " not in told["test_fails_without"]
-    assert "content   rolled back; to look at it, run" in told["test_rolled_back"]
+    assert "rolled back; to look at it, run the test with --leasedb-mode=fresh" in told["test_rolled_back"]
+    by_name = told["test_rolled_back_by_fixture"]
+    assert "rolled back; to look at it, have the test use pg_conn in place of pg_rollback, and run it" in by_name
+
+
+@pytest.mark.parametrize("workers", [[], ["-n2"]])
+def test_why_nothing_can_serve_is_told_once(run, stand_in, workers):
+    stand_in.fail("backend-unavailable", 100)
+    source = """
+        import pytest
+        @pytest.mark.parametrize("n", range(5))
+        def test_it(pg_lease, n): pass
+        """
+    result = run(source, *workers)
+    result.assert_outcomes(errors=5)
+    report = result.stdout.str().partition("short test summary")[0]
+    assert report.count("leasedb: Detail of backend-unavailable. Do this.") == 1
+    assert (
+        len(re.findall(r"leasedb: no database can be had, see the first error \(test_\S+::test_it\[\d\]\)", report))
+        == 4
+    )
+    assert "NoDatabase" not in result.stdout.str()
+    # and the header keeps to the first sentence
+    result = run(None, url="http://127.0.0.1:1")
+    lines = [line for line in result.outlines if line.startswith("leasedb: No leasedb daemon answers")]
+    assert [line.endswith("Connection refused.") for line in lines] == [True, False]
+
+
+@pytest.mark.parametrize("arguments", [[], ["-s"], ["-q"], ["-n1"], ["-pno:terminal"]])
+def test_what_the_client_warns_of_while_a_daemon_is_started(run, stand_in, arguments):
+    """Although a fixture's output is captured; but not afterwards, and not where there is no terminal."""
+    source = """
+        import logging, pytest
+        from leasedb._plugin.waiting import showing_warnings
+        log = logging.getLogger("leasedb")
+        @pytest.fixture
+        def started(request):
+            with showing_warnings(request.config):
+                log.warning("still starting:\\n%s", "pulling")
+                log.info("something")
+            log.warning("something else")
+        def test_one(started, pg_lease): pass
+        """
+    result = run(source, *arguments)
+    assert result.ret == 0
+    told = [line for line in result.outlines if line.startswith("leasedb: s")]
+    assert told == ["leasedb: still starting: pulling"] * (arguments not in (["-n1"], ["-pno:terminal"]))
 
 
 @pytest.mark.parametrize("workers", [[], ["-n2"]])

@@ -1,5 +1,7 @@
 """`pg_template`: what a project's databases are clones of, and when that is announced."""
 
+import re
+
 import pytest
 
 from tests.client.stand_in import StandIn
@@ -87,7 +89,9 @@ def test_a_template_that_is_not_there_is_one_line(run, pytester):
     pytester.makeconftest("import pytest\n@pytest.fixture(scope='session')\ndef pg_template(): return 'nosuch'")
     result = run("def test_one(pg_lease): pass")
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["leasedb: There is no template 'nosuch'. Do this."])
+    result.stdout.fnmatch_lines(
+        ["leasedb: There is no template 'nosuch'. 'leasedb template ls' lists those that are there."]
+    )
     assert len(result.outlines) < 20
 
 
@@ -201,7 +205,12 @@ def test_a_function_that_raises_shows_its_traceback_once(run, pytester, stand_in
     result.assert_outcomes(errors=31)
     report = result.stdout.str()
     assert report.count('raise ValueError(f"no column {1 + 1}")') == 1
-    told = report.count("leasedb: ValueError: no column 2 (its traceback is at test_")
+    assert "_templating.py" not in report  # nor any other frame of ours
+    assert "_plugin/" not in report
+    whole = "test_a_function_that_raises_shows_its_traceback_once.py::test_it"
+    assert set(re.findall(r"\(its traceback is at (\S+)\)", report)) <= {f"{whole}[{n}]" for n in range(30)}
+    assert len(set(re.findall(r"leasedb: ValueError: no column 2\n\(its traceback is at (\S+)\)", report))) == 1
+    told = report.count("leasedb: ValueError: no column 2\n(its traceback is at test_")
     # a worker that waited for another one's build is told by the daemon
     assert told + report.count("leasedb: It failed. Do this.") == 30
     assert workers or told == 30
@@ -226,3 +235,22 @@ def test_what_cannot_be_a_template(run, pytester, stand_in, given):
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["leasedb: *"])
     assert "Traceback" not in result.stdout.str()
+
+
+def test_a_text_that_is_a_path(run, pytester, stand_in):
+    """It is told what to return; and one that may be a name as well, when there is no such template."""
+    pytester.mkdir("sqls")
+    (pytester.path / "db").mkdir()
+    (pytester.path / "db" / "schema.sql").write_text("select 1")
+    pytester.makeconftest(
+        "import os, pytest\n@pytest.fixture(scope='session')\ndef pg_template(): return os.environ['T']"
+    )
+    result = run("def test_one(pg_lease): pass", T="sqls")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        [f"leasedb: There is no template 'sqls'. * to have {pytester.path}/sqls built, let * return Path('sqls')."]
+    )
+    result = run(None, T="db/schema.sql")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["leasedb: pg_template gave the text 'db/schema.sql', and a text is SQL or *"])
+    assert stand_in.built == 0

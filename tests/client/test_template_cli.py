@@ -114,6 +114,7 @@ def test_sql_that_fails_is_shown_where_it_stands(cli, stand_in, schema):
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         f'leasedb: schema/002.sql:3: syntax error at or near "{FAILS}" (SQLSTATE 42601)\n    create index {FAILS}\n'
+        "Do this.\n"
     )
 
 
@@ -124,6 +125,7 @@ def test_real_sql_that_fails(cli, daemon, schema, start_cli):
     assert done.stderr == (
         'leasedb: schema/002.sql:3: column "nosuch" does not exist (SQLSTATE 42703)\n'
         "    create index on product (nosuch)\n"
+        "Mend the statement and send the text again; nothing of it was kept.\n"
     )
     process = start_cli(daemon.url, "template", "build", "failing", "--sql", "-", stdin=-1)
     assert process.communicate("\nselect x;", timeout=30)[1].startswith('leasedb: stdin:2: column "x" does not exist')
@@ -147,10 +149,10 @@ def test_list(cli, stand_in):
     assert lines[3].endswith("while its server runs")
     assert rows[4][:4] == ["slow", "building", "-", "base"]
     assert rows[4][-1] == "-"
-    assert lines[6].endswith(f"until lease {lease.id} ends")
-    assert lines[6].startswith(branch.name)
-    assert lines[7] == "slow: being built by me"
-    assert lines[8].startswith(f'broken failed: line 2: syntax error at or near "{FAILS}" (SQLSTATE 42601) in: {FAILS}')
+    assert lines[5].endswith(f"until lease {lease.id} ends")
+    assert lines[5].startswith(branch.name)
+    assert lines[6] == "slow: being built by me"
+    assert lines[7].startswith(f'broken failed: line 2: syntax error at or near "{FAILS}" (SQLSTATE 42601) in: {FAILS}')
     assert lines[-1] == "6 templates, 46.8 MB of 4.0 GB"
 
 
@@ -235,6 +237,23 @@ def test_status_shows_templates(cli, stand_in):
     assert any(line.startswith("template broken failed: line 1: syntax error") for line in lines)
     assert any(line.startswith(f"{lease.id}  builds slow") for line in lines)
     assert {template["name"] for template in json.loads(asleep)["templates"]} == {"base", "shop", "slow", "broken"}
+
+
+def test_many_templates_that_failed(cli, stand_in):
+    with leasedb.Client(stand_in.url) as client:
+        client.put_template("shop", "select 1")
+        for number in range(7):
+            _, lease = client.build_template(f"broken{number}", "v1")
+            reason = f'column "x{number}" does not exist\nLINE 1: select x{number}\n               ^\n{"y" * 200}'
+            client.abandon_template(f"broken{number}", lease.id, error=reason)
+    newest = [f'broken{number} failed: column "x{number}" does not exist' for number in reversed(range(7))]
+    lines = cli(stand_in.url, "status").stdout.splitlines()
+    start = lines.index(f"template {newest[0]}")
+    shown = [*(f"template {line}" for line in newest[:5]), "and 2 more that failed, see: leasedb template ls"]
+    assert lines[start : start + 7] == [*shown, ""]
+    lines = cli(stand_in.url, "template", "ls").stdout.splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["NAME", "base", "shop"]
+    assert lines[3:10] == newest
 
 
 def test_an_older_daemon(cli):

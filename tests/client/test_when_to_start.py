@@ -28,6 +28,9 @@ STARTING = {
     "build": lambda wire: wire.build_template(ORDER, None),
     "put": lambda wire: wire.put_template(ORDER, sql_source("select 1")),
     "a parent's fingerprint": lambda wire: wire.fingerprint_of("shop", None, None),
+    "reset": lambda wire: wire.reset("x", template=None, wait=None),
+    "checkpoint": lambda wire: wire.checkpoint("x", force=True),
+    "branch": lambda wire: wire.branch("x", name="shop", fingerprint="1", force=True),
     "start": lambda wire: wire.start(),
 }
 LOOKING = {
@@ -38,7 +41,6 @@ LOOKING = {
     "renew": lambda wire: wire.renew("x", 1),
     "keep": lambda wire: wire.keep("x", 1),
     "release": lambda wire: wire.release("x", sync=False),
-    "reset": lambda wire: wire.reset("x", template=None, wait=None),
     "templates": lambda wire: wire.templates(),
     "get_template": lambda wire: wire.get_template("shop"),
     "pool": lambda wire: wire.pool(),

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import re
 import signal
 import socket
 import subprocess
@@ -187,6 +188,14 @@ def test_sql_that_fails_says_where_and_leaves_nothing(leasing):
     assert code(leasing.call("POST", "/leases", json={"template": template})) == (422, "unknown-template")
     nothing_half_made(leasing)
     assert put(leasing, template, "CREATE TABLE a (id int);").status_code == 201
+
+
+def test_an_extension_that_cannot_be_created_says_what_to_do(leasing):
+    there = put(leasing, name(), "-- first of all\nCREATE EXTENSION vector;").json()
+    assert there["sqlstate"] == "42710"
+    assert "write CREATE EXTENSION IF NOT EXISTS vector." in there["hint"]
+    missing = put(leasing, name(), "CREATE EXTENSION no_such_extension;").json()
+    assert re.search("LEASEDB_PG_BIN|LEASEDB_IMAGE|Have no_such_extension installed", missing["hint"])
 
 
 def test_a_statement_beyond_a_logins_rights_fails(leasing):

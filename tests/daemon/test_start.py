@@ -2,7 +2,9 @@
 
 import json
 import os
+import pty
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -12,6 +14,9 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
+from tests.contracts import engines
+from tests.contracts.bench import tar
+from tests.contracts.registry import Registry
 from tests.daemons import RealDaemon, clean_environment, free_port, open_directory
 from tests.waiting import until
 
@@ -51,7 +56,12 @@ def refusal(daemon: RealDaemon) -> str:
         ({"BACKEND": "cloud"}, "backend"),
         ({"BACKEND": "existing"}, "LEASEDB_EXISTING_DSN"),
         ({"BACKEND": "existing", "EXISTING_DSN": "postgresql://a b"}, "is no DSN"),
+        ({"BACKEND": "existing", "EXISTING_DSN": "postgresq://u:secret@127.0.0.1:1/x"}, "libpq cannot read it"),
+        ({"BACKEND": "existing", "EXISTING_DSN": "postgresql://u:secret/more@127.0.0.1/x"}, "%2F"),
+        ({"BACKEND": "existing", "EXISTING_DSN": "postgresql://u:se@secret@127.0.0.1/x"}, "%40"),
         ({"BACKEND": "existing", "EXISTING_DSN": "postgresql://u:secret@127.0.0.1:1/x"}, "127.0.0.1:1"),
+        ({"BACKEND": "existing", "EXISTING_DSN": "postgresql+psycopg://u:secret@127.0.0.1:1/x"}, "Is it up? Check"),
+        ({"BACKEND": "existing", "EXISTING_DSN": "postgres://u:secret@127.0.0.1:1/x"}, "Is it up? Check"),
         ({"DEFAULT_TTL": "10", "MAX_TTL": "5"}, "default_ttl"),
         ({"POSTGRES": "17"}, "17"),
         ({"PG_BIN": "/nowhere"}, "/nowhere"),
@@ -144,12 +154,73 @@ def test_auto_falls_back_to_embedded_and_says_why(make):
     assert servers["reason"] in daemon.log
 
 
+def test_auto_does_not_pull_where_embedded_works(make):
+    docker, image = engines.engine("docker"), "pgvector/pgvector:pg18"
+    if docker.has(image):
+        pytest.skip("nothing is missing here")
+    servers = make({"DOCKER_HOST": docker.address}, BACKEND="auto").start().get("/servers")
+    assert servers["backend"] == "embedded"
+    assert f"does not have the image; for containers run 'docker pull {image}' and start" in servers["reason"]
+
+
+@pytest.mark.parametrize("settings", [{}, {"PG_BIN": "/nowhere"}], ids=["embedded works", "nothing else does"])
+def test_auto_pulls_an_image_that_is_wanted_by_name(make, settings):
+    docker = engines.engine("docker")
+    with Registry({"leasedb-test/never": tar({"hello": "x"})}, stalling=True) as registry:
+        image = f"{registry.host}/leasedb-test/never:latest"
+        daemon = make({"DOCKER_HOST": docker.address}, BACKEND="auto", IMAGE=image, **settings)
+        daemon.spawn()
+        assert registry.asked.wait(30), daemon.log
+        until(lambda: f"Pulling {image}" in daemon.log, what="a line that says so")
+
+
+def test_a_daemon_that_pulls_ends_when_it_is_told_to_once(make):
+    docker = engines.engine("docker")
+    with Registry({"leasedb-test/never": tar({"hello": "x"})}, stalling=True) as registry:
+        image = f"{registry.host}/leasedb-test/never:latest"
+        daemon = make({"DOCKER_HOST": docker.address}, BACKEND="container", IMAGE=image)
+        process = daemon.spawn()
+        assert registry.asked.wait(30), daemon.log
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0, daemon.log
+    assert "Traceback" not in daemon.log
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_banner_says_how_to_stop_it(make, terminal):
+    daemon = make()
+    daemon.port = free_port()
+    ours, theirs = pty.openpty() if terminal else os.pipe()
+    try:
+        daemon.spawn(stdin=theirs if terminal else ours)
+        until(lambda: "stop: " in daemon.log, 60, "the banner")
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    [line] = [line for line in daemon.log.splitlines() if "stop: " in line]
+    assert line.endswith("    stop: Ctrl-C" if terminal else f"    stop: leasedb stop --url {daemon.url}")
+
+
 def test_the_state_file_is_nobody_elses(make):
     daemon = make().start()
     daemon.lease()
     files = [path for path in daemon.state_dir.iterdir() if path.is_file()]
     assert {path.name for path in files} >= {"leasedb.sqlite", "leasedb.sqlite-wal", "daemon.lock"}
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+
+
+def test_what_libpq_reads_in_the_environment_is_meant_for_other_servers(make):
+    daemon = make({"PGSSLMODE": "require", "PGSERVICE": "none", "PGHOSTADDR": "192.0.2.1", "PGTZ": "Nowhere"}).start()
+    assert daemon.lease()["state"] == "active"
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%20b", "ä #"])
+def test_a_state_directory_with_an_odd_name(make, name):
+    daemon = make()
+    daemon.settings = {**daemon.settings, "STATE_DIR": str(daemon.directory / name)}
+    daemon.start()
+    assert daemon.lease()["state"] == "active"
+    assert {path.name for path in daemon.directory.iterdir()} == {name, "log"}
 
 
 def test_a_token_is_asked_for(make):

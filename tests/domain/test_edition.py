@@ -8,6 +8,7 @@ from leasedb_server.domain.errors import VersionUnavailableError
 OFFERED = Editions("18", "pgvector/pgvector:pg18", ("16", "17"), ("acme/postgres@sha256:0a", "acme/gis:3"))
 OWN_IMAGE = Editions(None, "acme/postgres:1", ("16",))
 LENT = Editions(None, None)
+WHEEL = Editions("18", None, installed=("18", "16"))
 NOTHING_RUNS: dict[str, str] = {}
 
 
@@ -47,7 +48,7 @@ def test_what_a_request_gets(editions, postgres, image, running, expected):
             {},
             "Postgres 15 is not served here; versions served: 18, 16, 17; images: pgvector/pgvector:pg18, acme/pos",
         ),
-        (OFFERED, "15", None, {}, "out, or start the daemon with LEASEDB_VERSIONS=16,17,15."),
+        (OFFERED, "15", None, {}, "out; or stop the daemon ('leasedb stop'), set LEASEDB_VERSIONS=16,17,15, and run"),
         (
             OFFERED,
             None,
@@ -55,14 +56,17 @@ def test_what_a_request_gets(editions, postgres, image, running, expected):
             {},
             "The image acme/other is not served here; versions served: 18, 16, 17; images: pgvector/pgvector:pg18, ",
         ),
-        (OFFERED, None, "acme/other", {}, "with LEASEDB_IMAGES=acme/postgres@sha256:0a,acme/gis:3,acme/other."),
+        (OFFERED, None, "acme/other", {}, ", set LEASEDB_IMAGES=acme/postgres@sha256:0a,acme/gis:3,acme/other, and"),
         (OFFERED, "18", None, {"": "17"}, "versions served: 17, 16; images: "),
         (OFFERED, "16", "acme/gis:3", {"acme/gis:3": "17"}, "The image acme/gis:3 is Postgres 17, and Postgres 16 is"),
         (OFFERED, "16", "pgvector/pgvector:pg18", {}, "The image pgvector/pgvector:pg18 is Postgres 18"),
         (OWN_IMAGE, "15", None, {"": "17"}, "versions served: 17, 16; images: acme/postgres:1."),
         (OWN_IMAGE, None, "acme/gis:3", {}, "versions served: the default's, 16; images: acme/postgres:1."),
-        (Editions("18", None), "15", None, {}, "versions served: 18. Leave 'postgres' out, or"),
-        (Editions("18", None), None, "acme/gis:3", {}, "LEASEDB_BACKEND=container and LEASEDB_IMAGES=acme/gis:3."),
+        (Editions("18", None), "15", None, {}, "versions served: 18. Leave 'postgres' out; or"),
+        (Editions("18", None), None, "acme/gis:3", {}, "BACKEND=container and LEASEDB_IMAGES=acme/gis:3, and run"),
+        (WHEEL, "16", None, {}, "out; or stop the daemon ('leasedb stop'), set LEASEDB_VERSIONS=16, and run"),
+        (WHEEL, "17", None, {}, "'postgres' out; or, where Docker or Podman is, stop the daemon ('leasedb"),
+        (WHEEL, "17", None, {}, "=container and LEASEDB_VERSIONS=17, and run again."),
         (LENT, "15", None, {"": "14"}, "versions served: 14. Leave 'postgres' out: the daemon lends the one server"),
         (LENT, None, "acme/gis:3", {}, "Leave 'image' out: the daemon lends the one server"),
     ],

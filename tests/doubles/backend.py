@@ -35,9 +35,14 @@ class FakeBackend:
         self.editions = editions or Editions("18" if disposable else None, None)
         self.started: dict[str, str] = {}
         self.closed = False
+        self.lacking = ""  # what `check` would have to download
         self._daemon = daemon
         if not disposable and kind not in world.servers:
             world.add(kind)
+
+    async def lacks(self, progress: Progress) -> str:
+        del progress
+        return self.lacking
 
     async def check(self, progress: Progress, *, fetch: bool = True) -> str:
         del fetch

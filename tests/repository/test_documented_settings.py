@@ -64,13 +64,14 @@ def test_compose_passes_every_setting_on():
 
 def test_lists_are_written_with_commas_and_in_the_file_as_lists_too(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert (load({}).versions, load({}).images) == ((), ())
+    assert (load({}).versions, load({}).images) == (None, ())
     (tmp_path / FILE).write_text('versions = [16, "17"]\nimages = "acme/postgres:1, acme/gis@sha256:0a"\n')
     assert load({}).versions == ("16", "17")
     assert load({}).images == ("acme/postgres:1", "acme/gis@sha256:0a")
     monkeypatch.setenv(f"{PREFIX}VERSIONS", "17, 16,17,")
     assert load({}).versions == ("17", "16")
     assert load({"versions": "15"}).versions == ("15",)
+    assert load({"versions": ""}).versions == ()
 
 
 @pytest.mark.parametrize(

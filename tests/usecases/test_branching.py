@@ -43,6 +43,15 @@ async def rested(life):
 
 
 @living(targets=FEW)
+async def test_what_there_is_to_lease_from_is_told_without_the_branches_of_single_leases(life):
+    lease = await filled(life)
+    await branched(life, lease, "seeded", "f")
+    await branched(life, lease)
+    with pytest.raises(UnknownTemplateError, match=r"There is base, seeded\."):
+        await life.acquire(template="shop")
+
+
+@living(targets=FEW)
 async def test_a_branch_holds_what_the_lease_held_and_the_lease_goes_on(life):
     await life.put("shop", "tables;")
     await life.settle()

@@ -47,6 +47,39 @@ def test_the_first_backend_that_can_be_used_is_and_the_reason_says_why_not_the_o
     run(work())
 
 
+@pytest.mark.parametrize("embedded", [True, False])
+def test_what_has_to_be_fetched_first_comes_last(embedded):
+    async def work():
+        life = await loaded({"container": True, "embedded": True})
+        life.backends["container"].lacking = "There is no image; pull it."
+        if not embedded:
+            life.backends["embedded"].faults.errors = {"check": [unavailable("wheel")]}
+        lines = []
+        await life.serving.choose(lines.append)
+        if embedded:
+            assert life.serving.reason == "fake embedded; not container: There is no image; pull it."
+            assert lines == ["looking for embedded"]
+        else:
+            assert life.serving.reason == "fake container; not embedded: There is no wheel here."
+            assert lines == ["looking for container"]
+
+    run(work())
+
+
+def test_what_cannot_be_fetched_either_says_why():
+    async def work():
+        life = await loaded({"container": True, "embedded": True})
+        life.backends["container"].lacking = "There is no image; pull it."
+        for kind, backend in life.backends.items():
+            backend.faults.errors = {"check": [unavailable(kind)]}
+        with pytest.raises(BackendUnavailableError) as caught:
+            await life.serving.choose(lambda _line: None)
+        assert "container: There is no container here. Install container." in caught.value.detail
+        assert "There is no image" not in caught.value.detail
+
+    run(work())
+
+
 def test_without_any_backend_every_reason_is_told():
     async def work():
         life = await loaded({"container": True, "embedded": True})
@@ -54,8 +87,12 @@ def test_without_any_backend_every_reason_is_told():
             backend.faults.errors = {"check": [unavailable(kind)]}
         with pytest.raises(BackendUnavailableError) as caught:
             await life.serving.choose(lambda _line: None)
-        assert "container: There is no container here. embedded: There is no embedded here." in caught.value.detail
-        assert caught.value.hint == "Install container. Or: Install embedded."
+        assert str(caught.value).splitlines() == [
+            "No backend can be used here:",
+            "  container: There is no container here. Install container.",
+            "  embedded: There is no embedded here. Install embedded.",
+            "One of them is enough. 'leasedb doctor' looks again.",
+        ]
 
     run(work())
 

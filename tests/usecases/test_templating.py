@@ -105,6 +105,14 @@ async def test_what_can_never_be_built_is_refused_at_once(life):
 
 
 @living(targets=FEW)
+async def test_an_extension_that_fails_says_what_to_do(life):
+    life.admin.faults.errors = {"run_sql": [SqlFailedError("no", sqlstate="42710", sql="create extension vector")]}
+    with pytest.raises(SqlFailedError) as caught:
+        await life.put("shop", "create extension vector;")
+    assert "IF NOT EXISTS vector" in caught.value.hint
+
+
+@living(targets=FEW)
 async def test_a_statement_that_fails_leaves_nothing_but_the_reason(life):
     life.admin.faults.errors = {"run_sql": [WRONG]}
     with pytest.raises(SqlFailedError) as caught:

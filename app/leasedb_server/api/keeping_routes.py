@@ -35,7 +35,10 @@ class HoldAnswer(StreamingResponse):
 
         async def tell(lease: Lease) -> None:
             line = json.dumps(hold_line(lease)).encode() + b"\n"
-            await send({"type": "http.response.body", "body": line, "more_body": True})
+            try:
+                await send({"type": "http.response.body", "body": line, "more_body": True})
+            except (OSError, RuntimeError) as error:  # uvloop's word for a connection that was reset
+                raise CallerGoneError from error
 
         try:
             await self._holding.hold(self._lease_id, tell, self._caller_gone)

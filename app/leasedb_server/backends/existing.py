@@ -23,6 +23,10 @@ class ExistingBackend:
     limit: int | None = field(default=1, init=False)
     editions: Editions = field(default=Editions(None, None), init=False)
 
+    async def lacks(self, progress: Progress) -> str:
+        del progress
+        return ""
+
     async def check(self, progress: Progress, *, fetch: bool = True) -> str:
         del progress, fetch  # there is nothing to fetch
         return f"the existing server at {self.endpoint.host}:{self.endpoint.port}"

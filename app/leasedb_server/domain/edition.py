@@ -22,12 +22,14 @@ class Editions:
         default_image: the default's image; None where servers do not come from images.
         majors: further versions.
         images: further images.
+        installed: the versions that servers could be made of if they were allowed; None where that may be any.
     """
 
     default_major: str | None
     default_image: str | None
     majors: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
+    installed: tuple[str, ...] | None = None
 
     def resolve(self, postgres: str | None, image: str | None, *, running: Mapping[str, str]) -> str:
         """Return the edition that a request asks for.
@@ -85,11 +87,18 @@ class Editions:
         if self.lent:
             return f"Leave '{member}' out: the daemon lends the one server that it was given."
         if member == "postgres":
-            return f"Leave 'postgres' out, or start the daemon with LEASEDB_VERSIONS={_comma([*self.majors, value])}."
-        allowed = f"LEASEDB_IMAGES={_comma([*self.images, value])}"
-        if self.default_image is None:
-            return f"Leave 'image' out, or start the daemon with LEASEDB_BACKEND=container and {allowed}."
-        return f"Leave 'image' out, or start the daemon with {allowed}."
+            setting, could_be = f"LEASEDB_VERSIONS={_comma([*self.majors, value])}", self._installable(value)
+        else:
+            setting, could_be = f"LEASEDB_IMAGES={_comma([*self.images, value])}", self.default_image is not None
+        if could_be:
+            return f"Leave '{member}' out; or stop the daemon ('leasedb stop'), set {setting}, and run again."
+        return (
+            f"Leave '{member}' out; or, where Docker or Podman is, stop the daemon ('leasedb stop'), set"
+            f" LEASEDB_BACKEND=container and {setting}, and run again."
+        )
+
+    def _installable(self, major: str) -> bool:
+        return self.installed is None or major in self.installed
 
 
 def image_with_vector(major: str) -> str:

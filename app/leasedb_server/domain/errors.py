@@ -24,7 +24,8 @@ class LeasedbError(Exception):
         self.hint = hint or self.default_hint
 
     def __str__(self) -> str:
-        return f"{self.detail} {self.hint}"
+        between = "\n" if "\n" in self.detail else " "
+        return f"{self.detail.rstrip()}{between}{self.hint}"
 
 
 class IllegalTransitionError(LeasedbError):
@@ -82,7 +83,7 @@ class UnknownTemplateError(LeasedbError):
 class VersionUnavailableError(LeasedbError):
     code = "version-unavailable"
     title = "This Postgres version is not served"
-    default_hint = "Leave 'postgres' and 'image' out, or allow it with LEASEDB_VERSIONS or LEASEDB_IMAGES."
+    default_hint = "Leave 'postgres' and 'image' out, or start the daemon anew with LEASEDB_VERSIONS or LEASEDB_IMAGES."
 
 
 class ExclusiveUnavailableError(LeasedbError):

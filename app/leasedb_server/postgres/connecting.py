@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Final, LiteralString
 
@@ -20,6 +21,7 @@ APPLICATION: Final = "leasedb"
 ANSWER_LIMIT: Final = 5.0  # seconds in which a healthy server connects and answers something small
 
 _KNOWS_REQUIRE_AUTH: Final = 160_000  # libpq
+_DRIVER: Final = re.compile(r"^(postgres(?:ql)?)\+\w+://")  # SQLAlchemy's way to name it in a URL
 # An administrator's session may come into a database in which somebody else makes functions and settings: names mean
 # Postgres's own there. And no lease may keep it waiting for a lock.
 _OPTIONS: Final = "-c search_path=pg_catalog -c lock_timeout=2s -c statement_timeout=0"
@@ -28,27 +30,32 @@ _OPTIONS: Final = "-c search_path=pg_catalog -c lock_timeout=2s -c statement_tim
 def endpoint_of(dsn: str) -> Endpoint:
     """Return where a DSN leads, its gaps filled as libpq does (PG* variables, the service file).
 
+    The driver of an SQLAlchemy URL, as in ``postgresql+psycopg://``, is passed over.
+
     Raises:
         StartupError: when it is no DSN, or of more than one host.
     """
     try:
-        given = conninfo_to_dict(dsn)
-    except psycopg.ProgrammingError as error:
-        raise _no_dsn(" ".join(str(error).split())) from None
+        given = conninfo_to_dict(_DRIVER.sub(r"\1://", dsn))
+    except psycopg.ProgrammingError:
+        raise _no_dsn("libpq cannot read it") from None  # nor is it told why: libpq quotes the DSN, password and all
     known = {default.keyword.decode(): default.val for default in psycopg.pq.Conninfo.get_defaults()}
 
     def value(keyword: str, otherwise: str) -> str:
         fallback = known.get(keyword)
         return str(given.get(keyword) or (fallback.decode() if fallback else "") or otherwise)
 
-    user, port = value("user", "postgres"), value("port", "5432")
+    # Of what is wrong nothing is shown: a password with a / or @ in it ends up as port or host.
+    user, port, host = value("user", "postgres"), value("port", "5432"), value("host", "127.0.0.1")
     if not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise _no_dsn(f"{port!r} is no port")
-    if "," in value("host", ""):
+        raise _no_dsn("its port is none")
+    if "," in host:
         raise _no_dsn("it names more than one host")
+    if "@" in host[1:]:  # at the beginning it means an abstract socket
+        raise _no_dsn("there is an @ in its host")
     ours = {"host", "port", "user", "password", "dbname", "connect_timeout", "application_name"}
     return Endpoint(
-        host=value("host", "127.0.0.1"),
+        host=host,
         port=int(port),
         user=user,
         password=value("password", ""),
@@ -60,7 +67,8 @@ def endpoint_of(dsn: str) -> Endpoint:
 def _no_dsn(why: str) -> StartupError:
     return StartupError(
         f"LEASEDB_EXISTING_DSN is no DSN of a server: {why}.",
-        hint="It looks like postgresql://user:password@host:5432/postgres.",
+        hint="It looks like postgresql://user:password@host:5432/postgres; in the password, an @ is written %40,"
+        " a : %3A, a / %2F and a % itself %25.",
     )
 
 

@@ -13,6 +13,8 @@ from leasedb_server.postgres.connecting import ANSWER_LIMIT, Connection, as_ours
 OLDEST: Final = 130_000  # DROP DATABASE ... WITH (FORCE)
 LEASE_SHARE: Final = 5  # of a server's connections one lease may have one part of so many
 _RETRY_PAUSE: Final = 0.02
+_SLOW: Final = "See its log; a slow machine may need a larger LEASEDB_START_TIMEOUT."
+_ABSENT: Final = "Is it up? Check host and port in LEASEDB_EXISTING_DSN."  # of a server that is not ours
 _STARTING: Final = ("starting up", "not yet accepting", "shutting down", "in recovery")
 
 
@@ -33,6 +35,7 @@ async def first_answer(endpoint: Endpoint, within: float) -> Login:
     loop = asyncio.get_running_loop()
     end = loop.time() + within
     where = f"The server at {endpoint.host}:{endpoint.port}"
+    answers = False  # be it that it is not ready
     while True:
         try:
             async with asyncio.timeout(max(ANSWER_LIMIT, end - loop.time())):
@@ -40,6 +43,7 @@ async def first_answer(endpoint: Endpoint, within: float) -> Login:
                     return await _rights(connection, endpoint, where)
         except (psycopg.OperationalError, TimeoutError) as error:
             message = " ".join(str(error).split()) or "it accepts connections and does not answer"
+            answers = answers or "FATAL" in message
             if "FATAL" in message and not any(text in message for text in _STARTING):
                 raise ServerRefusedError(
                     f"{where} refused the login {endpoint.user!r}: {message}.",
@@ -49,7 +53,7 @@ async def first_answer(endpoint: Endpoint, within: float) -> Login:
             if loop.time() >= end:
                 raise ServerUnreachableError(
                     f"{where} did not answer a query within {within:g} s: {message}.",
-                    hint="See its log; a slow machine may need a larger LEASEDB_START_TIMEOUT.",
+                    hint=_SLOW if endpoint.heartbeat or answers else _ABSENT,
                 ) from error
         except psycopg.Error as error:
             raise as_ours(where, error) from error

@@ -8,6 +8,7 @@ servers they speak of. What the tables are is said in `tables`.
 import contextlib
 import importlib
 import json
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -25,6 +26,7 @@ from leasedb_server.ports import Snapshot
 
 STORE_FILE: Final = "leasedb.sqlite"
 SCHEMA: Final = 3  # raised whenever a table changes
+_LEAST_ROOM: Final = 2**20  # bytes without which a store cannot be opened
 
 COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "daemon": ("id",),
@@ -224,9 +226,18 @@ def _prepare(driver: sqlite3.Connection, path: Path) -> None:
 def _unusable(path: Path, error: Exception) -> StartupError:
     cause = _cause(error)
     hint = "If it is damaged, move it away: a new one is made, and the old servers stop by themselves."
-    if "full" in cause or "No space" in cause:  # SQLITE_FULL, ENOSPC
+    # SQLITE_FULL, ENOSPC; of its shared memory SQLite only says that it could not be written
+    if "full" in cause or "No space" in cause or ("I/O" in cause and _is_full(path)):
         hint = "Free some space on its disk, and start again: the leases in it go on."
     return StartupError(f"The state file {path} cannot be used: {cause}.", hint=hint)
+
+
+def _is_full(path: Path) -> bool:
+    try:
+        room = os.statvfs(path.parent)
+    except OSError:
+        return False
+    return room.f_bavail * room.f_frsize < _LEAST_ROOM
 
 
 def _cause(error: Exception) -> str:

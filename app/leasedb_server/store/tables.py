@@ -7,7 +7,7 @@ exists needs a dozen statements. A test holds those against these tables.
 from collections.abc import Mapping
 from pathlib import Path
 
-from sqlalchemy import create_engine
+from sqlalchemy import URL, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Field, SQLModel
 
@@ -103,7 +103,7 @@ def create(path: Path) -> None:
     Raises:
         Failed: when they cannot be made.
     """
-    engine = create_engine(f"sqlite:///{path}")
+    engine = create_engine(URL.create("sqlite", database=str(path)))  # a path may have a ? or a % in it
     try:
         SQLModel.metadata.create_all(engine, tables=[SQLModel.metadata.tables[name] for name in columns()])
     finally:

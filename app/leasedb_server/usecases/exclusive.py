@@ -105,12 +105,15 @@ class Exclusives:
         await leasing.until_taken_over(request.wait)
         request = leasing.checked(request)
         if self._serving.kind and not self._serving.backend.disposable:
-            raise ExclusiveUnavailableError(f"The backend {self._serving.kind} lends one server, which stays as it is.")
+            raise ExclusiveUnavailableError(
+                f"No whole server can be leased here: the backend {self._serving.kind} lends one server to all."
+            )
         if self._serving.kind and not (self._serving.backend.confined or self._secured or self._warm):
             raise ExclusiveUnavailableError(
-                "A superuser may run programs as the user that all embedded servers run as, and whoever reaches the"
-                " daemon's port may ask for one.",
-                hint="Use the container backend, or allow it with LEASEDB_POOL_EXCLUSIVE=1 or LEASEDB_TOKEN.",
+                "No whole server can be leased here: its superuser may run programs as the user that all embedded"
+                " servers run as, and whoever reaches the daemon's port may ask for one.",
+                hint="Stop the daemon ('leasedb stop'), set LEASEDB_POOL_EXCLUSIVE=1 or LEASEDB_TOKEN, or"
+                " LEASEDB_BACKEND=container where Docker or Podman is, and run again.",
             )
         return await leasing.once(request, caller_gone, self._lease)
 
@@ -190,7 +193,7 @@ class Exclusives:
             f"{' The latest trouble: ' + trouble.error if trouble else ''}",
             retry_after=min(LONGEST, 5),
             position=place,
-            hint="Wait longer with 'wait', release leases, or keep servers warm with LEASEDB_POOL_EXCLUSIVE.",
+            hint="Wait longer with 'wait', or release leases; with LEASEDB_POOL_EXCLUSIVE a daemon keeps servers warm.",
         )
 
     def serve(self) -> None:

@@ -166,7 +166,11 @@ class Leasing:
             return
         name, edition = parted(key)
         state = f"it is not sealed but {found.state}" if found else "it was never built, or evicted"
-        known = sorted(one.name for one in self._inventory.templates.values() if one.sealed and one.edition == edition)
+        known = sorted(
+            one.name
+            for one in self._inventory.templates.values()
+            if one.sealed and one.edition == edition and not one.until_lease  # these are of their lease alone
+        )
         there = ", ".join([BASE, *known[:MOST_NAMED]]) + (" and more" if len(known) > MOST_NAMED else "")
         raise UnknownTemplateError(f"There is no template {name!r} to lease from: {state}. There is {there}.")
 

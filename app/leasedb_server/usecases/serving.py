@@ -38,7 +38,7 @@ class Serving:
 
     Args:
         daemon: the daemon's id.
-        candidates: backends in the order in which they are tried.
+        candidates: backends in the order in which they are tried, those last that would have to fetch something.
         others: backends that are not to be used, but may have to take away what an earlier daemon left there.
         start_timeout: seconds a server may take until it answers a query.
     """
@@ -99,32 +99,47 @@ class Serving:
     # --- up ---
 
     async def choose(self, progress: Progress) -> None:
-        """Take the first backend that can be used here.
+        """Take the first backend that can be used as things are; else the first that can once something is fetched.
 
         Raises:
             BackendUnavailableError: when none can, with every reason.
         """
-        refusals: list[BackendUnavailableError] = []
-        for backend in self._candidates:
+        refusals: dict[str, BackendUnavailableError] = {}
+        for backend in await self._in_turn(progress, refusals):
             try:
                 found = await backend.check(progress)
             except BackendUnavailableError as error:
-                refusals.append(error)
+                refusals[backend.kind] = error
                 continue
-            reasons = [
-                found,
-                *(f"not {other.kind}: {no.detail}" for other, no in zip(self._candidates, refusals, strict=False)),
-            ]
-            self._chosen, self.reason = backend, "; ".join(reasons)
+            others = (f"not {kind}: {no.detail}" for kind, no in refusals.items() if kind != backend.kind)
+            self._chosen, self.reason = backend, "; ".join([found, *others])
             log.info("backend %s: %s", backend.kind, self.reason)
             return
         if len(refusals) == 1:
-            raise refusals[0]
+            raise next(iter(refusals.values()))
         raise BackendUnavailableError(
-            "No backend can be used here: "
-            + " ".join(f"{backend.kind}: {no.detail}" for backend, no in zip(self._candidates, refusals, strict=False)),
-            hint=" Or: ".join(no.hint for no in refusals),
+            "\n  ".join(["No backend can be used here:", *map(_refusal, refusals.keys(), refusals.values())]),
+            hint="One of them is enough. 'leasedb doctor' looks again.",
         )
+
+    async def _in_turn(
+        self, progress: Progress, refusals: dict[str, BackendUnavailableError]
+    ) -> Sequence[ServerBackend]:
+        """Return the candidates in the order to try them; ``refusals`` takes why one is out, or comes last."""
+        if len(self._candidates) == 1:
+            return self._candidates
+        ready: list[ServerBackend] = []
+        lacking: list[ServerBackend] = []
+        for backend in self._candidates:
+            try:
+                lack = await backend.lacks(progress)
+            except BackendUnavailableError as error:
+                refusals[backend.kind] = error
+                continue
+            if lack:  # it may take minutes
+                refusals[backend.kind] = BackendUnavailableError(lack)
+            (lacking if lack else ready).append(backend)
+        return ready + lacking
 
     async def logs(self, server_id: str, lines: int) -> str:
         """Return the server's last log lines, oldest first."""
@@ -350,3 +365,7 @@ class Serving:
             await dropping
         except ServerRefusedError as error:
             log.warning("%s stays on server %s: %s", name, server.id, error)
+
+
+def _refusal(kind: str, error: BackendUnavailableError) -> str:
+    return f"{kind}: {' '.join(str(error).split())}"

@@ -23,6 +23,7 @@ from leasedb_server.domain.errors import (
     TemplateSealedError,
     TemplateTooLargeError,
 )
+from leasedb_server.domain.extensions import extension_remedy
 from leasedb_server.domain.fault import Fault
 from leasedb_server.domain.lease import Holder, Lease, LeaseState, ended
 from leasedb_server.domain.names import Kind, Name, new_ident
@@ -174,6 +175,8 @@ class Templating:
         try:
             return await self._admin.run_sql(database.server_id, database, text, progress)
         except SqlFailedError as error:
+            backend = self._inventory.server_of(database).backend
+            error.hint = extension_remedy(error.sqlstate, error.sql or "", backend) or error.hint
             fault = Fault(error.detail, error.sqlstate, error.statement, error.line, error.sql)
             await self._fail(self._builder(wanted.key, lease.id), fault)
             raise

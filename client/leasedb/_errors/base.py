@@ -42,7 +42,8 @@ class LeasedbError(Exception):
         self.errors = tuple(errors)
 
     def __str__(self) -> str:
-        return f"{self.detail} {self.hint}".rstrip()
+        between = "\n" if "\n" in self.detail else " "
+        return f"{self.detail.rstrip()}{between}{self.hint}".rstrip()
 
     def take(self, problem: Mapping[str, Any]) -> None:
         """Keep what answers with this code tell beyond what all tell; not for callers."""

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 import leasedb
-from leasedb._plugin.choices import Wishes, choose, wishes_of
+from leasedb._plugin.choices import NAME, Wishes, choose, wishes_of
 from leasedb._plugin.names import ALL, FRESH
 from leasedb._plugin.run import BASE, Run
 
@@ -43,11 +44,10 @@ class Announcements:
     def begin(self) -> None:
         """Announce what is known before any test has run; the fixtures report what is wrong, not this."""
         for source in list(self._wanted):
-            given = source[0]
-            if given is None:
-                given = self._run.choices.written.template or BASE
-            name = self._run.named(given)
-            if isinstance(name, str) and source[1:] == (None, None):
+            name = source[0]
+            if name is None:
+                name = self._run.choices.written.template or BASE
+            if isinstance(name, str) and NAME.fullmatch(name) and source[1:] == (None, None):
                 self._announce(name, self._wanted.pop(source))
 
     def known(self, where: pytest.Item | pytest.Collector, wishes: Wishes, template: leasedb.Template | str) -> None:
@@ -95,7 +95,9 @@ class Announcements:
         given: Any = wishes.template
         if given is None or given == self._run.choices.written.template:
             given = _overriding(where)
-        elif not isinstance(given, str):
+        elif isinstance(given, list):  # the marker's is made anew each time it is read
+            given = tuple(layer if isinstance(layer, str | Path) else id(layer) for layer in given)
+        elif not isinstance(given, str | Path):
             given = id(given)
         return given, wishes.postgres, wishes.image
 

@@ -6,7 +6,7 @@ it, or its own connection to it. Both plugins run async fixtures in the loop of 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from types import ModuleType
@@ -15,8 +15,7 @@ from typing import Any, Final
 import pytest
 
 import leasedb
-from leasedb._plugin.fixtures import NOT_TAKEN_BACK
-from leasedb._plugin.options import SCOPES
+from leasedb._plugin.fixtures import NOT_TAKEN_BACK, transaction_async
 
 Form = Callable[[leasedb.Lease, pytest.Stash], AbstractAsyncContextManager[Any]]
 LEASES: Final = pytest.StashKey[dict[str, leasedb.Lease]]()  # of a test, by the name of the form that wants one
@@ -89,8 +88,9 @@ def awaited(request: pytest.FixtureRequest, lease: leasedb.Lease) -> Any:
     """Return the async form of the fixture that asks, set up in the loop of the test by the plugin that runs it."""
     name = str(request.fixturename)
     request.node.stash.setdefault(LEASES, {})[name] = lease
+    decorate: Any
     if "anyio_backend" in request.fixturenames:
-        plugin = "anyio"
+        plugin, decorate = "anyio", pytest.fixture
         backend: Any = request.getfixturevalue("anyio_backend")
         backend = backend if isinstance(backend, str) else backend[0]
         if backend != "asyncio":
@@ -100,13 +100,45 @@ def awaited(request: pytest.FixtureRequest, lease: leasedb.Lease) -> Any:
                 pytrace=False,
             )
     elif request.config.pluginmanager.hasplugin("asyncio"):
-        plugin = f"asyncio_{_loop_scope(request)}"
+        import pytest_asyncio  # noqa: PLC0415 - an optional one
+
+        scope = _loop_scope(request)
+        plugin, decorate = f"asyncio_{scope}", partial(pytest_asyncio.fixture, loop_scope=scope)
     else:
         raise pytest.fail.Exception(
             f"leasedb: {name} is for async tests: pip install pytest-asyncio, or mark the test with anyio.",
             pytrace=False,
         )
-    return request.getfixturevalue(f"_leasedb_{plugin}_{name}")
+    fixture = f"_leasedb_{plugin}_{name}"
+    return _asked_for(request, fixture, lambda: decorate(name=fixture)(_function(name, FORMS[name])))
+
+
+def rollback(request: pytest.FixtureRequest) -> leasedb.Lease:
+    """Return the worker's lease, with a transaction that has ended by the time this is torn down.
+
+    By way of a fixture, for `pg_rollback_async` is torn down before what it asks for.
+    """
+
+    def held(request: pytest.FixtureRequest, pg_template: Any) -> Iterator[leasedb.Lease]:
+        with transaction_async(request, pg_template) as lease:
+            yield lease
+
+    fixture = "_leasedb_rollback"
+    lease: leasedb.Lease = _asked_for(request, fixture, lambda: pytest.fixture(name=fixture)(held))
+    return lease
+
+
+def _asked_for(request: pytest.FixtureRequest, fixture: str, make: Callable[[], Any]) -> Any:
+    """Return the value of a fixture that is made when it is first asked for: pytest lists all in many an error.
+
+    It is registered in a module, for that is where pytest looks for fixtures, whatever its version.
+    """
+    plugins = request.config.pluginmanager
+    if not plugins.hasplugin(fixture):
+        module = ModuleType(fixture)
+        setattr(module, fixture, make())
+        plugins.register(module, fixture)
+    return request.getfixturevalue(fixture)
 
 
 def _loop_scope(request: pytest.FixtureRequest) -> str:
@@ -127,23 +159,3 @@ def _function(name: str, form: Form) -> Callable[..., Any]:
             yield value
 
     return fixture
-
-
-def for_plugins(config: pytest.Config) -> ModuleType:
-    """Return the fixtures ``_leasedb_anyio_pg_conn_async`` ... for the plugins that are there.
-
-    In a module, for that is where pytest looks for fixtures, whatever its version.
-    """
-    made = ModuleType("leasedb-async")
-    kinds: dict[str, Any] = {}
-    if config.pluginmanager.hasplugin("anyio"):
-        kinds["anyio"] = pytest.fixture
-    if config.pluginmanager.hasplugin("asyncio"):
-        import pytest_asyncio  # noqa: PLC0415 - an optional one
-
-        kinds |= {f"asyncio_{scope}": partial(pytest_asyncio.fixture, loop_scope=scope) for scope in SCOPES}
-    for kind, decorate in kinds.items():
-        for name, form in FORMS.items():
-            fixture = f"_leasedb_{kind}_{name}"
-            setattr(made, fixture, decorate(name=fixture)(_function(name, form)))
-    return made

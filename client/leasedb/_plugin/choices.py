@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import pytest
 
 from leasedb._plugin.options import DATABASE_URL, KEEPING, PER_TEST
 
 Scope = Literal["function", "class", "module", "package", "session"]
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a template
+_SCHEME: Final = re.compile(r"([A-Za-z0-9.-]+)(\+\w+)?://")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +47,8 @@ class Choices:
         optional: skip what needs a database where none can be had.
         start: whether a daemon may be started; None: as the client finds right.
         database_url: of a server that exists already and is to be used, and the name of the variable it is in.
-        told: on the command line.
-        written: in the ini file.
+        told: on the command line; a template there is a name or a whole path.
+        written: in the ini file, likewise.
     """
 
     keep: str
@@ -54,7 +57,6 @@ class Choices:
     database_url: tuple[str, str] | None
     told: Wishes
     written: Wishes
-    root: Path
 
     @property
     def scope(self) -> Scope:
@@ -71,6 +73,11 @@ def choose(config: pytest.Config) -> Choices:
     keep = config.getoption("leasedb_keep")
     written = {name: config.getini(f"leasedb_{name}") or None for name in PER_TEST}
     told = {name: config.getoption(f"leasedb_{name}") for name in PER_TEST}
+    ini_folder = config.inipath.parent if config.inipath is not None else config.rootpath
+    for given, folder in ((written, ini_folder), (told, config.invocation_params.dir)):
+        template = given["template"]
+        if template is not None and (is_path(template) or not NAME.fullmatch(template)):
+            given["template"] = folder / template
     try:
         return Choices(
             keep=_one_of("keep", config.getini("leasedb_keep") or "no", KEEPING) if keep is None else keep,
@@ -79,7 +86,6 @@ def choose(config: pytest.Config) -> Choices:
             database_url=_database_url(config),
             told=_checked(told),
             written=_checked(written),
-            root=config.rootpath,
         )
     except ValueError as error:
         raise pytest.UsageError(f"leasedb: {error}") from None
@@ -91,10 +97,25 @@ def _flag(config: pytest.Config, name: str) -> bool:
 
 
 def _database_url(config: pytest.Config) -> tuple[str, str] | None:
-    for name in (DATABASE_URL, config.getini("leasedb_database_url")):
+    named = config.getini("leasedb_database_url")
+    if "://" in named or "=" in named:
+        raise ValueError(
+            "leasedb_database_url takes the name of an environment variable, such as POSTGRES_URL, and not a URL"
+        )
+    for name in (DATABASE_URL, named):
         if name and (url := os.environ.get(name, "").strip()):
-            return url, name
+            return _plain(url, name), name
     return None
+
+
+def _plain(url: str, name: str) -> str:
+    """Return a URL as libpq has it: SQLAlchemy's names a driver, too."""
+    scheme = _SCHEME.match(url)
+    if scheme is None:
+        return url  # "host=... dbname=..."
+    if scheme[1] not in {"postgres", "postgresql"}:
+        raise ValueError(f"{name} has a URL that begins with {scheme[1]}://, which is none of a Postgres server")
+    return f"postgresql://{url[scheme.end() :]}"
 
 
 def wishes_of(where: pytest.Item | pytest.Collector, choices: Choices) -> Wishes:
@@ -104,11 +125,32 @@ def wishes_of(where: pytest.Item | pytest.Collector, choices: Choices) -> Wishes
         ValueError: a marker makes no sense.
     """
     marked = Wishes()
-    for marker in where.iter_markers("leasedb"):  # the nearest first
+    for holder, marker in where.iter_markers_with_node("leasedb"):  # the nearest first
         if marker.args:
             raise ValueError(f"the marker takes names only, as in leasedb(template=...), and has {marker.args[0]!r}")
-        marked = marked.over(_checked(dict(marker.kwargs)))
-    return choices.told.over(marked).over(choices.written)
+        given = dict(marker.kwargs)
+        if "template" in given:
+            given["template"] = _located(given["template"], holder)
+        marked = marked.over(_checked(given))
+    wishes = choices.told.over(marked).over(choices.written)
+    for name in ("database", "user"):
+        if getattr(wishes, name) is not None and wishes.server != "exclusive":
+            raise ValueError(f"{name} is {getattr(wishes, name)!r}, which needs server='exclusive'")
+    return wishes
+
+
+def is_path(text: str) -> bool:
+    """Tell whether a text can only be meant as a path: it is neither SQL nor, in all likelihood, a template's name."""
+    return len(text.split()) == 1 and (text.endswith(".sql") or "/" in text)
+
+
+def _located(template: object, holder: Any) -> object:
+    """Return what a marker has as its template, with paths from the folder of the file that it is in."""
+    if isinstance(template, list | tuple):
+        return [_located(layer, holder) for layer in template]
+    if isinstance(template, Path) or (isinstance(template, str) and is_path(template)):
+        return (holder.path if holder.path.is_dir() else holder.path.parent) / template
+    return template
 
 
 def _checked(given: dict[str, Any]) -> Wishes:
@@ -124,7 +166,7 @@ def _checked(given: dict[str, Any]) -> Wishes:
         elif name == "ttl":
             given[name] = _seconds(value)
         elif name == "postgres":
-            given[name] = str(value)
+            given[name] = _major(value)
         elif name != "template" and not isinstance(value, str):
             raise ValueError(f"{name} is {value!r}, which is no text")
     return Wishes(**given)
@@ -133,6 +175,12 @@ def _checked(given: dict[str, Any]) -> Wishes:
 def _one_of(name: str, value: object, choices: tuple[str, ...]) -> str:
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; it is one of {', '.join(choices)}")
+    return str(value)
+
+
+def _major(value: object) -> str:
+    if not re.fullmatch("[0-9]{1,3}", str(value)):
+        raise ValueError(f"postgres is {value!r}; it is a major version, such as 18")
     return str(value)
 
 

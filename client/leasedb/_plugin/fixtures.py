@@ -14,10 +14,11 @@ from leasedb._plugin import connecting
 from leasedb._plugin.announcing import Announcements
 from leasedb._plugin.choices import Wishes, choose, wishes_of
 from leasedb._plugin.connecting import FixtureError, needed
-from leasedb._plugin.names import FRESH, ROLLBACK, RUN, SESSION
+from leasedb._plugin.names import ALL, FRESH, ROLLBACK, RUN, SESSION
 from leasedb._plugin.options import SCOPES
 from leasedb._plugin.run import NO_DATABASE, Run, Use
 from leasedb._plugin.sharing import Shared
+from leasedb._running import MISLEADING
 
 if TYPE_CHECKING:
     import psycopg
@@ -48,11 +49,9 @@ def run_of(config: pytest.Config) -> Run:
 
 def begin(session: pytest.Session, *, announce: bool) -> None:
     """Make ready for tests that want databases: start a daemon where none answers, announce how many will be wanted."""
-    from leasedb._plugin import async_fixtures  # noqa: PLC0415 - it imports this
-
-    config = session.config
-    run = run_of(config)
-    config.pluginmanager.register(async_fixtures.for_plugins(config), "leasedb-async")
+    run = run_of(session.config)
+    if run.choices.database_url is None:  # for a server that the user names it may be meant
+        _forget_other_servers(session.config)
     run.announced = Announcements(run, session.items, speaks=announce)
     _warn_of_markers(session.items, run.choices.scope)
     if announce:
@@ -61,18 +60,41 @@ def begin(session: pytest.Session, *, announce: bool) -> None:
             run.announced.begin()
 
 
+def _forget_other_servers(config: pytest.Config) -> None:
+    """Take out of the environment, for the run, what libpq heeds beside a lease's DSN: PGSSLMODE, PGSERVICE ..."""
+    patch = pytest.MonkeyPatch()
+    config.add_cleanup(patch.undo)
+    for name in MISLEADING:
+        patch.delenv(name, raising=False)
+
+
 def _warn_of_markers(items: list[pytest.Item], scope: str) -> None:
-    """Say that what a test's own marker wants is not heard where its database is that of a module, say."""
-    if scope == "function":
-        return
+    """Say what of a test's own marker is not heard."""
     for item in items:
-        if "pg_lease" in getattr(item, "fixturenames", ()) and any(one.name == "leasedb" for one in item.own_markers):
-            item.warn(
-                pytest.PytestWarning(
-                    f"leasedb: pg_lease lives for each {scope} in this run (leasedb_scope), so the marker of this test "
-                    "alone is not heard; put it there"
-                )
-            )
+        own = [marker.kwargs for marker in item.own_markers if marker.name == "leasedb"]
+        names = ALL.intersection(getattr(item, "fixturenames", ())) - {"pg_template", "leasedb_client"}
+        if own and names and (why := _not_heard(own[0], names, scope)):
+            item.warn(pytest.PytestWarning(f"leasedb: {why}"))
+
+
+def _not_heard(marker: Mapping[str, Any], names: frozenset[str], scope: str) -> str | None:
+    if names <= SESSION:
+        return (
+            "pg_session_lease is of the whole run, so the marker of a test is not heard; say it with --leasedb-... or "
+            "in the ini file, or take pg_lease"
+        )
+    if "pg_lease" in names and scope != "function":
+        return (
+            f"pg_lease lives for each {scope} in this run (leasedb_scope), so the marker of this test alone is not "
+            "heard; put it there"
+        )
+    mode, wanted = marker.get("mode") or "fresh", marker.get("scope") or "function"
+    if mode != "fresh" and wanted != "function":
+        return (
+            f"in mode {mode} the database is put right before each test, so tests of a {wanted} do not see what others "
+            "did, whatever the scope; for that leave the mode out"
+        )
+    return None
 
 
 @contextmanager
@@ -84,7 +106,8 @@ def in_one_line(run: Run) -> Iterator[None]:
     except leasedb.LeasedbError as error:
         if run.choices.optional and isinstance(error, NO_DATABASE):
             pytest.skip(f"leasedb: {error}")
-        raise _failure(str(error)) from None
+        kind = NoDatabase if isinstance(error, NO_DATABASE) else pytest.fail.Exception
+        raise kind(f"leasedb: {error}", pytrace=False) from None
     except FixtureError as error:
         raise _failure(str(error)) from None
 
@@ -97,6 +120,12 @@ def needing(request: pytest.FixtureRequest, *libraries: str) -> Iterator[None]:
         for library in libraries:
             needed(str(request.fixturename), library)
         yield
+
+
+class NoDatabase(pytest.fail.Exception):  # type: ignore[misc, name-defined] # untyped there
+    """None can be had, so that the next test is likely to fail for the same reason."""
+
+    __module__, __qualname__ = "builtins", "Failed"  # as pytest's own, for its short summary shows the class
 
 
 def _failure(text: str) -> BaseException:
@@ -326,8 +355,6 @@ def rollback_engine_async(request: pytest.FixtureRequest) -> sqlalchemy.ext.asyn
 @contextmanager
 def environment(lease: leasedb.Lease) -> Iterator[Mapping[str, str]]:
     """Set what programs read to find a database."""
-    from leasedb._running import MISLEADING  # noqa: PLC0415 - only where it is needed
-
     with pytest.MonkeyPatch.context() as patch:
         for name in MISLEADING:
             patch.delenv(name, raising=False)

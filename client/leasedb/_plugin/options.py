@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -14,24 +15,25 @@ KEEPING: Final = ("no", "failed", "always")
 DATABASE_URL: Final = "LEASEDB_DATABASE_URL"
 
 PER_TEST: Final[dict[str, tuple[str, tuple[str, ...] | None]]] = {
-    "mode": ("how tests with pg_lease are kept apart: by a fresh database each, or the worker's put right", MODES),
-    "scope": ("how long a database of pg_lease lasts (function)", SCOPES),
+    "mode": ("how tests with pg_lease are kept apart: a fresh database each, or the worker's put right", MODES),
+    "scope": ("how long a database of pg_lease lasts", SCOPES),
     "template": ("what databases are clones of: a template's name, an .sql file or a folder of them", None),
     "postgres": ("the major version of Postgres, such as 17", None),
     "image": ("the image of the server", None),
-    "server": ("shared, or exclusive for a whole server with a superuser login", SERVERS),
-    "database": ("name of the database on an exclusive server", None),
-    "user": ("name of the login on an exclusive server", None),
+    "server": ("exclusive: a whole server for each, with a superuser login", SERVERS),
+    "database": ("name of the database, with server exclusive", None),
+    "user": ("name of the login, with server exclusive", None),
     "ttl": ("seconds that a lease lives unless it is renewed, which it is (300)", None),
 }  # fmt: skip
 
 
 def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("leasedb", "databases on lease (leasedb)")
-    for name, (text, choices) in PER_TEST.items():
+    for name, (about, choices) in PER_TEST.items():
+        text = f"{about}: {_listed(choices)}" if choices else about
         group.addoption(f"--leasedb-{name}", dest=f"leasedb_{name}", choices=choices, metavar=name.upper(), help=text)
         parser.addini(f"leasedb_{name}", text, default="")
-    text = "keep the databases of failed tests, or always all, for an hour"
+    text = f"keep the databases of failed tests, or always all, for an hour: {_listed(KEEPING)}"
     group.addoption("--leasedb-keep", dest="leasedb_keep", choices=KEEPING, help=text)
     parser.addini("leasedb_keep", text, default="")
     text = "skip tests that need a database where none can be had"
@@ -40,11 +42,17 @@ def add_options(parser: pytest.Parser) -> None:
     text = "do not start a daemon where none answers"
     group.addoption("--leasedb-no-start", dest="leasedb_no_start", action="store_true", default=None, help=text)
     parser.addini("leasedb_no_start", text, type="bool", default=False)
-    text = f"the environment variable with the URL of a server to use for all, beside {DATABASE_URL}"
+    text = f"name of the environment variable with the URL of a server to use for all, beside {DATABASE_URL}"
     parser.addini("leasedb_database_url", text, default="")
 
 
 def is_given(config: pytest.Config) -> bool:
     """Tell whether any of them is set."""
-    names = [f"leasedb_{name}" for name in (*PER_TEST, "keep", "optional", "no_start")]
-    return any(config.getoption(name) or config.getini(name) for name in names)
+    names = [f"leasedb_{name}" for name in (*PER_TEST, "keep", "optional", "no_start", "database_url")]
+    return DATABASE_URL in os.environ or any(
+        config.getoption(name, default=None) or config.getini(name) for name in names
+    )
+
+
+def _listed(choices: tuple[str, ...]) -> str:
+    return f"{', '.join(choices[:-1])} or {choices[-1]} (default: {choices[0]})"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -10,12 +12,14 @@ from typing import Any, Final
 import pytest
 
 import leasedb
-from leasedb._plugin.names import ALL
+from leasedb._plugin.fixtures import NoDatabase
+from leasedb._plugin.names import ALL, SESSION
 from leasedb._plugin.run import Run, Tally, Use
 
-# errors of fixtures, and the test they hit first
-_SEEN: Final = pytest.StashKey[dict[int, tuple[BaseException, str]]]()
+_SEEN: Final = pytest.StashKey[dict[str, str]]()  # errors that many tests may have, and the test they hit first
 _PACKAGE: Final = str(Path(leasedb.__file__).parent)
+_BETWEEN: Final = str(contextlib.__file__)
+_MISMATCH: Final = re.compile(r"ScopeMismatch: .*?scoped fixture (\w+)")
 _OWN: Final = "leasedb "  # begins the application_name of our fixtures' connections
 
 
@@ -28,7 +32,7 @@ def header(run: Run) -> list[str]:
         client = run.client()
         health, servers = client.health(), client.servers()
     except leasedb.LeasedbError as error:
-        return [f"leasedb: {error}"]
+        return [f"leasedb: {_first_sentence(str(error))}"]  # whole at the first test that it keeps from its work
     versions = next((server.versions for server in servers.servers if server.versions), None)
     served = f", Postgres {versions['postgres']}, vector {versions['vector']}" if versions else ""
     lines = [f"leasedb: {health.version} at {client.url}, {servers.backend}{served}"]
@@ -61,6 +65,10 @@ def strangers(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
     return list(found.values())
 
 
+def _first_sentence(text: str) -> str:
+    return re.split(r"(?<=[.:]) *\n|(?<=\.) ", text, maxsplit=1)[0]
+
+
 def _top(module: str) -> str:
     return module.partition(".")[0]
 
@@ -68,20 +76,40 @@ def _top(module: str) -> str:
 # --- after a failure ---
 
 
-def note(run: Run, item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestReport) -> None:
-    """Add to a report what is known of the databases of its test."""
-    if call.when == "setup" and call.excinfo is not None:
-        _shorten(item, call.excinfo, report)
-    names = ALL.intersection(getattr(item, "fixturenames", ()))
-    if not names:
-        return
-    if report.failed and "ScopeMismatch" in str(report.longrepr or ""):
-        text = (
-            "The fixtures of leasedb last as long as one test. For a wider fixture take pg_session_lease (one database "
-            "per worker), or let pg_lease live longer with leasedb_scope in the ini file or --leasedb-scope."
+def without_our_frames(config: pytest.Config, error: pytest.ExceptionInfo[BaseException]) -> bool:
+    """Take out of a traceback what is between a fixture and the function of the user's that it called.
+
+    Returns:
+        Whether the error came by way of this package.
+    """
+    paths = [str(entry.path) for entry in error.traceback]
+    ours = [path.startswith(_PACKAGE) for path in paths]
+    if any(ours) and not ours[-1] and not config.getoption("fulltrace"):
+        error.traceback = error.traceback.filter(
+            lambda entry: not str(entry.path).startswith((_PACKAGE, _BETWEEN)) and not entry.ishidden(error)
         )
-        report.sections.append(("leasedb", text))
-    if report.when == "teardown" or not report.failed:
+    return any(ours)
+
+
+def note(run: Run, item: pytest.Item, report: pytest.TestReport, error: BaseException, *, ours: bool) -> None:
+    """Add to a report of a failure what is known of the databases of its test.
+
+    Args:
+        run: the test's.
+        item: the test.
+        report: what is added to.
+        error: what it failed with.
+        ours: the error came by way of this package.
+    """
+    if isinstance(error, NoDatabase):
+        _tell_once(item, report, str(error), "leasedb: no database can be had, see the first error (")
+    elif ours and report.when == "setup" and not isinstance(error, pytest.fail.Exception):
+        text = f"leasedb: {type(error).__name__}: {error}"
+        _tell_once(item, report, text, f"{text}\n(its traceback is at ")
+    if mismatch := _MISMATCH.search(str(report.longrepr or "")):
+        report.sections += [("leasedb", text) for text in _of_mismatch(mismatch[1])]
+    names = ALL.intersection(getattr(item, "fixturenames", ()))
+    if report.when == "teardown":
         return
     told = set()  # a lease may be there by way of several fixtures
     for use in run.uses:
@@ -92,18 +120,29 @@ def note(run: Run, item: pytest.Item, call: pytest.CallInfo[Any], report: pytest
                 report.sections.append(("leasedb", "\n".join(_findings(run, item, use))))
 
 
-def _shorten(item: pytest.Item, error: pytest.ExceptionInfo[BaseException], report: pytest.TestReport) -> None:
-    """Show the traceback of a failed build once, not again for each test that wanted the template."""
-    if not any(str(entry.path).startswith(_PACKAGE) for entry in error.traceback):
+def _tell_once(item: pytest.Item, report: pytest.TestReport, error: str, again: str) -> None:
+    """Show an error whole for the first test it hits, for others ``again``, which that test's name ends."""
+    first = item.config.stash.setdefault(_SEEN, {}).setdefault(error, item.nodeid)
+    if first != item.nodeid:
+        report.longrepr = f"{again}{first})"
+    vars(report)["leasedb_error"] = [error, again]  # for the process that hears of several workers
+
+
+def _of_mismatch(fixture: str) -> Iterator[str]:
+    """Say what a fixture takes that lives longer than one of ours."""
+    if fixture not in ALL:
         return
-    seen = item.config.stash.setdefault(_SEEN, {})
-    _, first = seen.setdefault(id(error.value), (error.value, item.nodeid))
-    if report.failed and not isinstance(error.value, pytest.fail.Exception):
-        text = f"{type(error.value).__name__}: {error.value}"
-        if first != item.nodeid:
-            report.longrepr = f"leasedb: {text} (its traceback is at {first})"
-        else:
-            vars(report)["leasedb_error"] = text  # for the process that hears of several workers
+    if fixture in {"pg_lease", "pg_lease_async"}:
+        yield (
+            "pg_lease lasts as long as one test. For a wider fixture take pg_session_lease (one database per worker), "
+            "or let pg_lease live longer with leasedb_scope in the ini file or --leasedb-scope."
+        )
+    else:
+        yield (
+            f"{fixture} lasts as long as one test, whatever leasedb_scope is. In a wider fixture connect by yourself: "
+            "to pg_session_lease.dsn (one database per worker), or to pg_lease.dsn, and let pg_lease live longer with "
+            "leasedb_scope in the ini file or --leasedb-scope."
+        )
 
 
 def _findings(run: Run, item: pytest.Item, use: Use) -> Iterator[str]:
@@ -114,7 +153,7 @@ def _findings(run: Run, item: pytest.Item, use: Use) -> Iterator[str]:
         yield f"lost      {lost}"
         return
     if use.mode == "rollback":
-        yield "content   rolled back; to look at it, run the test with --leasedb-mode=fresh --leasedb-keep=failed"
+        yield f"content   rolled back; to look at it, {_instead_of_rollback(item)}"
         return
     with suppress(ImportError):  # without psycopg there is no looking
         from leasedb._plugin.looking import look  # noqa: PLC0415 - only where it is needed
@@ -122,14 +161,23 @@ def _findings(run: Run, item: pytest.Item, use: Use) -> Iterator[str]:
         yield from look(lease.dsn, _OWN).lines()
     if run.choices.keep == "no":
         yield "kept      no; run again with --leasedb-keep=failed to look at it afterwards"
-    elif use.shared is not None:
-        which = "it, once no other test uses it" if use.mode == "fresh" else "a copy of it"
-        yield f"kept      {which}; see the end of the run"
-    elif _kept(run, item, use):
-        yield f"kept      for an hour; look at it with: leasedb psql {lease.id}"
-        yield f"url       {lease.dsn}"
+    elif use.shared is None:
+        yield f"kept      {'for an hour' if _kept(run, item, use) else 'no'}, see the end of the run"
+    elif use.mode != "fresh":
+        yield "kept      a copy of it, see the end of the run"
+    elif use.fixtures <= SESSION:
+        yield "kept      the worker's database will be kept when the run ends"
     else:
-        yield run.tally.kept[-1][1]
+        yield "kept      it will be, when the last of its tests has run"
+
+
+def _instead_of_rollback(item: pytest.Item) -> str:
+    """Say how to run the test without a transaction that takes everything back."""
+    for fixture in ("pg_rollback", "pg_rollback_async"):
+        if fixture in getattr(item, "fixturenames", ()):
+            other = fixture.replace("rollback", "conn")
+            return f"have the test use {other} in place of {fixture}, and run it with --leasedb-keep=failed"
+    return "run the test with --leasedb-mode=fresh --leasedb-keep=failed"
 
 
 def _kept(run: Run, item: pytest.Item, use: Use) -> bool:
@@ -152,24 +200,38 @@ def packed(run: Run, session: pytest.Session) -> dict[str, Any]:
 def summary(terminal: pytest.TerminalReporter, run: Run | None, told: list[dict[str, Any]]) -> None:
     """Write the line of the run, and where to find what was kept."""
     tally = Tally() if run is None else run.tally
+    lines: list[str] = []
     for worker in told:
         tally.add(Tally.unpacked(worker["tally"]))
-        for line in worker["header"]:
-            terminal.write_line(line)
+        lines += worker["header"] if terminal.config.get_verbosity() >= 0 else []
     if tally.leases or tally.resets:
-        parts = [f"{_count(tally.leases, 'lease')} in {_seconds(tally.waited)}"]
-        if tally.resets:
-            parts.append(_count(tally.resets, "reset"))
-        slowest = ", ".join(f"{_short(nodeid)} {_seconds(took)}" for took, nodeid in tally.slowest)
-        terminal.write_line(f"leasedb: {', '.join(parts)}; slowest: {slowest}")
-    if tally.kept:
+        lines.append(_in_short(tally, terminal.config.get_terminal_writer().fullwidth))
+    for line in ["", *lines] if lines else []:
+        terminal.write_line(line)
+    if tally.kept or tally.not_kept:
         terminal.section("leasedb: kept databases", sep="-")
-        for nodeid, dsn, lease in tally.kept:
-            terminal.write_line(f"{nodeid}\n    {dsn}")
-            if lease:
-                terminal.write_line(f"    leasedb psql {lease}")
-        if any(lease for _, _, lease in tally.kept):
-            terminal.write_line("They stay for an hour: leasedb kept lists them, leasedb kept --drop-all ends them.")
+        for nodeid, dsn, command in tally.kept:
+            terminal.write_line(f"{nodeid}\n    {dsn}\n    {command}")
+        for reason, count in tally.not_kept.items():
+            more = f"{count} more" if tally.kept else str(count)
+            terminal.write_line(f"{more} {'was' if count == 1 else 'were'} not kept: {reason}")
+        if tally.kept:
+            terminal.write_line(
+                f"They stay for an hour: '{tally.to_list}' lists them, and ends them all with --drop-all."
+            )
+
+
+def _in_short(tally: Tally, width: int) -> str:
+    """Return the line of the run, with as many of the slowest tests as fit, and more than three only if all do."""
+    parts = [f"{_count(tally.leases, 'lease')} in {_seconds(tally.waited)}"]
+    if tally.resets:
+        parts.append(_count(tally.resets, "reset"))
+    tests = [f"{nodeid} {_seconds(took)}" for took, nodeid in tally.slowest]
+    for most in (len(tests), 3, 2, 1):
+        line = f"leasedb: {', '.join(parts)}; slowest: {', '.join(tests[:most])}"
+        if len(line) <= width:
+            break
+    return line
 
 
 def _count(number: int, thing: str) -> str:
@@ -178,7 +240,3 @@ def _count(number: int, thing: str) -> str:
 
 def _seconds(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
-
-
-def _short(nodeid: str) -> str:
-    return nodeid.rpartition("/")[2]

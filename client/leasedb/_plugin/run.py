@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import time
 from collections.abc import Hashable
 from dataclasses import asdict, dataclass, field
@@ -15,20 +16,21 @@ from urllib.parse import urlsplit
 import pytest
 
 import leasedb
-from leasedb._discovery import autostart_wanted
-from leasedb._plugin.choices import Choices, Wishes
+from leasedb._discovery import autostart_wanted, find_address
+from leasedb._plugin.choices import NAME, Choices, Wishes, is_path
+from leasedb._plugin.waiting import showing_warnings
 
 if TYPE_CHECKING:
     from leasedb._plugin.announcing import Announcements
     from leasedb._plugin.sharing import Shared
 
 BASE: Final = "base"
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NO_NAME: Final = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST_LABEL: Final = 255  # characters the daemon takes
 # A suite at capacity shall get slower, not red: longer than the daemon's default, short enough to end a deadlock.
 _WAIT: Final = 600.0  # seconds
 _SLOWEST: Final = 5
+_LONGEST_PATH: Final = 200  # characters; what is longer is SQL, and the system would refuse to look for it
 KEPT_FOR: Final = 3600.0  # seconds
 
 # Nobody can serve, or not to us: with --leasedb-optional a reason to skip.
@@ -49,7 +51,9 @@ class Tally:
     waited: float = 0.0  # seconds
     resets: int = 0
     slowest: list[tuple[float, str]] = field(default_factory=list)  # seconds and test
-    kept: list[tuple[str, str, str]] = field(default_factory=list)  # test, DSN and lease
+    kept: list[tuple[str, str, str]] = field(default_factory=list)  # test, DSN and the command that looks at it
+    not_kept: dict[str, int] = field(default_factory=dict)  # how many, by the reason
+    to_list: str = ""  # the command that lists what is kept
 
     def leased(self, seconds: float, nodeid: str) -> None:
         self.leases += 1
@@ -61,14 +65,23 @@ class Tally:
         self.slow(seconds, nodeid)
 
     def slow(self, seconds: float, nodeid: str) -> None:
-        self.slowest = sorted([*self.slowest, (seconds, nodeid)], reverse=True)[:_SLOWEST]
+        self._merge([(seconds, nodeid)])
 
     def add(self, other: Tally) -> None:
         self.leases += other.leases
         self.waited += other.waited
         self.resets += other.resets
-        self.slowest = sorted([*self.slowest, *other.slowest], reverse=True)[:_SLOWEST]
+        self._merge(other.slowest)
         self.kept += other.kept
+        for reason, count in other.not_kept.items():
+            self.not_kept[reason] = self.not_kept.get(reason, 0) + count
+        self.to_list = self.to_list or other.to_list
+
+    def _merge(self, more: list[tuple[float, str]]) -> None:
+        longest: dict[str, float] = {}  # a test may wait for several
+        for seconds, nodeid in [*self.slowest, *more]:
+            longest[nodeid] = max(seconds, longest.get(nodeid, 0.0))
+        self.slowest = sorted(((seconds, nodeid) for nodeid, seconds in longest.items()), reverse=True)[:_SLOWEST]
 
     def packed(self) -> dict[str, Any]:
         """Return plain values, for another process."""
@@ -104,6 +117,7 @@ class Run:
 
     def __init__(self, config: pytest.Config, choices: Choices) -> None:
         self.choices = choices
+        self.config = config
         self.id = os.environ.get("PYTEST_XDIST_TESTRUNUID") or os.urandom(16).hex()
         self.worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
         self.holder = f"pytest {printable(config.rootpath.name)[:100]} {self.id[:8]}"
@@ -150,7 +164,8 @@ class Run:
             allowed = self.choices.start is None and autostart_wanted()
             client = leasedb.Client(starter.url, autostart=starter if allowed else False)
         try:
-            client.start()
+            with showing_warnings(self.config):
+                client.start()
         except leasedb.DaemonUnreachableError as error:
             client.close()
             if starter is None or self.choices.database_url is None:
@@ -177,8 +192,12 @@ class Run:
         Raises:
             LeasedbError, Exception: it could not be built; the same error for each test that wants it.
         """
-        if isinstance(source, leasedb.Template) or (isinstance(source, str) and _NAME.fullmatch(source)):
+        if isinstance(source, leasedb.Template):
             return source
+        if isinstance(source, str):
+            self._refuse_path(source)
+            if NAME.fullmatch(source):
+                return source
         key = (tuple(source) if isinstance(source, list) else source, wishes.postgres, wishes.image)
         if key not in self._templates:
             try:
@@ -197,6 +216,8 @@ class Run:
             if isinstance(layer, leasedb.Template):
                 found = layer
                 continue
+            if isinstance(layer, str):
+                self._refuse_path(layer)
             if not (isinstance(layer, str | Path) or callable(layer)):
                 raise leasedb.InvalidRequestError(
                     f"A template is named, or made of SQL, paths or a function, and not of {layer!r}.",
@@ -212,14 +233,21 @@ class Run:
         told = self.choices.told.template
         if told is not None or (wishes.template is not None and wishes.template != self.choices.written.template):
             given = wishes.template
-        return self.template(self.named(given), wishes)
+        return self.template(given, wishes)
 
-    def named(self, given: object) -> object:
-        """Return what a text means that came from the command line or the ini file, where paths are texts too."""
-        if not isinstance(given, str) or given not in {self.choices.told.template, self.choices.written.template}:
-            return given
-        path = self.choices.root / given
-        return path if given.endswith(".sql") or "/" in given or not _NAME.fullmatch(given) else given
+    def _refuse_path(self, text: str) -> None:
+        if is_path(text) and (path := self._there(text)):
+            raise leasedb.InvalidRequestError(
+                f"pg_template gave the text {text!r}, and a text is SQL or the name of a template.",
+                hint=f"For {path} have it return Path({text!r}), best with Path(__file__).parent / before it.",
+            )
+
+    def _there(self, text: str) -> Path | None:
+        """Return the file or folder that a text may have been meant for."""
+        if len(text) > _LONGEST_PATH:
+            return None
+        folders = (self.config.rootpath, self.config.invocation_params.dir)
+        return next((folder / text for folder in folders if (folder / text).exists()), None)
 
     # --- leases ---
 
@@ -231,38 +259,59 @@ class Run:
         """Take a lease for a test, or for what comes when ``nodeid`` is empty."""
         exclusive = wishes.server == "exclusive"
         begin = time.perf_counter()
-        lease = self.client().acquire(
-            template,
-            ttl=wishes.ttl,
-            wait=_WAIT,
-            holder=self.holder,
-            labels=self.labels(nodeid),
-            postgres=wishes.postgres,
-            image=wishes.image,
-            server="exclusive" if exclusive else "shared",
-            database=wishes.database,
-            user=wishes.user,
-        )
+        try:
+            lease = self.client().acquire(
+                template,
+                ttl=wishes.ttl,
+                wait=_WAIT,
+                holder=self.holder,
+                labels=self.labels(nodeid),
+                postgres=wishes.postgres,
+                image=wishes.image,
+                server="exclusive" if exclusive else "shared",
+                database=wishes.database,
+                user=wishes.user,
+            )
+        except leasedb.UnknownTemplateError as error:
+            raise self._unknown(error, template) from None
         self.tally.leased(time.perf_counter() - begin, self.called(nodeid))
         if self.announced is not None and not exclusive:
             self.announced.taken(template)
         return lease
 
+    def _unknown(self, error: leasedb.UnknownTemplateError, template: leasedb.Template | str) -> leasedb.LeasedbError:
+        """Say of a template that is not there what to do in a suite of tests."""
+        hint = f"'{self.command('template ls')}' lists those that are there"
+        if isinstance(template, str) and (path := self._there(template)):
+            hint += f"; to have {path} built, let pg_template return Path({template!r})"
+        return leasedb.UnknownTemplateError(error.detail, hint=f"{hint}.")
+
+    def command(self, words: str) -> str:
+        """Return a command line of `leasedb` that finds the daemon of this run."""
+        url = self.client().url
+        try:
+            found = find_address().url == url
+        except leasedb.LeasedbError:
+            found = False
+        return f"leasedb {words}" if found else f"leasedb {words} --url {shlex.quote(url)}"
+
     def lost(self, lease: leasedb.Lease) -> str:
-        """Return how a lease ended by itself; empty while it has not."""
+        """Return how a lease ended by itself; empty while it has not, as far as anybody knows."""
         if lease.lost_reason:
             return lease.lost_reason
         if lease.state != "active":
             return ""
         try:
             now = self.client().get(lease.id)
+        except leasedb.DaemonUnreachableError:
+            return ""  # a lease outlives a daemon that dies
         except leasedb.LeasedbError as error:
             return str(error)
         return "" if now.state == "active" else f"the lease is {now.state}: {now.record.end_reason or 'it has ended'}"
 
     def called(self, nodeid: str) -> str:
         """Return what a report calls a test, or what has none because it is for the whole run."""
-        return nodeid or f"the session of {self.worker}"
+        return nodeid or ("the session's database" + f" of {self.worker}" * (self.worker != "main"))
 
     def wants_kept(self, *, failed: bool) -> bool:
         return self.choices.keep == "always" or (self.choices.keep == "failed" and failed)
@@ -272,10 +321,15 @@ class Run:
         try:
             lease.keep(KEPT_FOR)
         except leasedb.LeasedbError as error:
-            self.tally.kept.append((nodeid, f"not kept: {error}", ""))
+            self.not_kept(error)
             return False
-        self.tally.kept.append((nodeid, lease.dsn, lease.id))
+        self.tally.kept.append((nodeid, lease.dsn, self.command(f"psql {lease.id}")))
+        self.tally.to_list = self.command("kept")
         return True
+
+    def not_kept(self, error: leasedb.LeasedbError) -> None:
+        """Take note of what keeps a database from being kept."""
+        self.tally.not_kept[str(error)] = self.tally.not_kept.get(str(error), 0) + 1
 
 
 def printable(text: str) -> str:

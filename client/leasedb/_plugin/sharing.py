@@ -117,7 +117,7 @@ class Shared:
         try:
             [copy] = self.lease().fork(1, labels=self._run.labels(nodeid))
         except leasedb.LeasedbError as error:
-            self._run.tally.kept.append((nodeid, f"not kept: {error}", ""))
+            self._run.not_kept(error)
         else:
             if not self._run.keeps(copy, nodeid):
                 copy.__exit__(None, None, None)

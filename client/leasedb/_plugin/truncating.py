@@ -51,8 +51,8 @@ class Truncater:
     """Empties the tables of a database, through one session that stays open between tests.
 
     All tables are emptied, those too whose rows came with the template, and every sequence begins at its start.
-    Materialized views keep what they hold, and so do foreign tables, tables of an extension and large objects; nobody
-    else's session is ended.
+    Materialized views keep what they hold, and so do foreign tables, tables of an extension and large objects. A
+    session that is in the way is told of, and then ended, so that it fails one test and not all that follow.
 
     Args:
         dsn: the database.
@@ -114,6 +114,8 @@ class Truncater:
         except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
             oids = None if tables is None else [oid for oid, _, _ in tables]
             found = connection.execute(_IN_THE_WAY, {"tables": oids}).fetchall()
+            for pid, *_ in found:
+                connection.execute("SELECT pg_catalog.pg_terminate_backend(%s)", [pid])
             raise TruncateBlockedError(_blocked(error, found)) from None
         return len(tables)
 
@@ -129,6 +131,7 @@ def _blocked(error: psycopg.Error, found: list[tuple[Any, ...]]) -> str:
     if len(found) > _MOST_SHOWN:
         lines.append(f"  and {len(found) - _MOST_SHOWN} more")
     lines.append(
-        "End its transaction in the test (commit, rollback or close), or use pg_reset, which ends all sessions."
+        "It has been ended now. End its transaction in the test (commit, rollback or close), or use pg_reset, which "
+        "ends all sessions."
     )
     return "\n".join(lines)

@@ -93,6 +93,33 @@ def test_an_image_that_is_pulled_when_it_is_first_asked_for() -> None:
             bench.close()
 
 
+@pytest.mark.parametrize("of_the_default", [True, False])
+def test_a_pull_in_which_nothing_happens_is_not_waited_for_at_the_end(of_the_default: bool) -> None:  # noqa: FBT001
+    docker = engines.engine("docker")
+    with asyncio.Runner() as runner, Registry({"leasedb-test/never": tar({"hello": "x"})}, stalling=True) as registry:
+        image, bench = f"{registry.host}/leasedb-test/never:latest", Bench(docker, runner)
+
+        async def given_up() -> None:
+            backend = bench.backend(image=image) if of_the_default else bench.backend(images=(image,))
+            pull = backend.check(quiet) if of_the_default else backend.start(name := bench.name(), image)
+            pulling = asyncio.ensure_future(pull)
+            try:
+                assert await asyncio.to_thread(registry.asked.wait, 20)
+                pulling.cancel()
+                async with asyncio.timeout(5):
+                    if not of_the_default:
+                        await backend.stop(name)
+                    await backend.close()
+            finally:
+                registry.give_up()
+                await asyncio.wait([pulling])
+
+        try:
+            bench.run(given_up())
+        finally:
+            bench.close()
+
+
 def test_the_version_of_an_own_image_is_known_once_it_was_looked_at(bench: Bench) -> None:
     backend = bench.backend(versions=("16",))
     assert backend.editions == Editions(None, engines.image(), ("16",))

@@ -64,12 +64,23 @@ def test_a_version_that_is_the_default_needs_nothing_of_its_own(make, fresh_root
     assert len(prepared(fresh_root)) == 1
 
 
+def test_all_that_is_installed_is_offered_unless_versions_are_named(make, fresh_root):
+    backend = make(at=fresh_root)
+    check(backend)
+    assert backend.editions == Editions("18", None, ("16",), installed=("18", "16"))
+    assert len(prepared(fresh_root)) <= 1  # of the other one nothing, before it is asked for
+    assert version(asyncio.run(backend.start(name_for(backend), "16"))) == "16"
+    none = make(versions=())
+    check(none)
+    assert none.editions == Editions("18", None, (), installed=("18", "16"))
+
+
 def test_versions_without_programs_are_left_out(make, caplog):
     backend = make(versions=("17", "16"))
     assert backend.editions == Editions("18", None, ("17", "16"))
     with caplog.at_level(logging.WARNING):
         check(backend)
-    assert backend.editions == Editions("18", None, ("16",))
+    assert backend.editions == Editions("18", None, ("16",), installed=("18", "16"))
     (told,) = caplog.messages
     assert told.startswith("callers cannot have Postgres 17, which LEASEDB_VERSIONS names: ")
     assert "carries 16 and 18" in told
@@ -82,5 +93,5 @@ def test_an_installed_postgres_and_another_from_the_wheel(make):
     pg_bin = Path(SPEC.origin).parent / "pginstall" / "bin"
     backend = make(pg_bin=pg_bin, postgres=None, versions=("16", "18"))
     check(backend)
-    assert backend.editions == Editions("16", None, ("16", "18"))
+    assert backend.editions == Editions("16", None, ("16", "18"), installed=("18", "16"))
     assert version(asyncio.run(backend.start(name_for(backend), "18"))) == "18"

@@ -70,7 +70,7 @@ class ContainerBackend:
         self._tails: dict[str, Tail] = {}
         # starts under way, also those whose caller was cancelled: a thread cannot be
         self._starting: dict[str, tuple[_Wanted, asyncio.Future[Endpoint]]] = {}
-        self._checks: set[asyncio.Future[None]] = set()
+        self._checks: dict[asyncio.Future[None], threading.Event] = {}  # each with what says that it was given up
         self._prepared = PreparedImages(settings)
 
     @property
@@ -81,16 +81,26 @@ class ContainerBackend:
         major = settings.major or (seen.major if seen else None)
         return Editions(major, settings.image, settings.versions, settings.images)
 
+    async def lacks(self, progress: Progress) -> str:
+        """See ``ServerBackend.lacks``: the image, which may take minutes to pull."""
+        engine = await self._reached(_from_threads(progress))
+        name = self._settings.image
+        if self._settings.major is None:
+            return ""  # the operator wants this image and no other
+        try:
+            there = await asyncio.to_thread(engine.image, name)
+        except (RefusedError, ServerUnreachableError):
+            return ""  # the check says why
+        pull = f"{engine.product.lower()} pull {name}"
+        return "" if there else f"{engine.title} does not have the image; for containers run '{pull}' and start again."
+
     async def check(self, progress: Progress, *, fetch: bool = True) -> str:
         """See ``ServerBackend.check``; pulls the image when the engine does not have it, and prepares it."""
-        loop = asyncio.get_running_loop()
-
-        def report(line: str) -> None:
-            loop.call_soon_threadsafe(progress, line)
-
+        report = _from_threads(progress)
         engine = await self._reached(report)
-        check = asyncio.ensure_future(asyncio.to_thread(self._check, engine, report, fetch=fetch))
-        self._checks.add(check)
+        given_up = threading.Event()
+        check = asyncio.ensure_future(asyncio.to_thread(self._check, engine, report, given_up, fetch=fetch))
+        self._checks[check] = given_up
         check.add_done_callback(self._checked)
         await asyncio.shield(check)
         return f"{engine.title} with the image {self._settings.image}"
@@ -178,8 +188,10 @@ class ContainerBackend:
         return await asyncio.to_thread(_answered, engine.title, lambda: self._prepared.clean(engine))
 
     async def close(self) -> None:
-        """See ``ServerBackend.close``. What is being prepared is given up."""
+        """See ``ServerBackend.close``. What is being pulled or prepared is given up."""
         under_way: set[asyncio.Future[Endpoint] | asyncio.Future[None]] = {*self._checks}
+        for given_up in self._checks.values():
+            given_up.set()
         for wanted, start in self._starting.values():
             wanted.given_up.set()
             under_way.add(start)
@@ -214,13 +226,15 @@ class ContainerBackend:
             start.exception()  # seen, also when the caller was cancelled
 
     def _checked(self, check: asyncio.Future[None]) -> None:
-        self._checks.discard(check)
+        self._checks.pop(check, None)
         if not check.cancelled():
             check.exception()  # seen, also when the caller was cancelled
 
-    def _check(self, engine: "Engine", report: Callable[[str], None], *, fetch: bool) -> None:
+    def _check(
+        self, engine: "Engine", report: Callable[[str], None], given_up: threading.Event, *, fetch: bool
+    ) -> None:
         name = self._settings.image
-        image = self._images[name] = image_there(engine, name, report, fetch=fetch)
+        image = self._images[name] = image_there(engine, name, report, fetch=fetch, given_up=given_up.is_set)
         if fetch:
             try:
                 self._prepared.get(engine, image, report)
@@ -304,6 +318,16 @@ class ContainerBackend:
             hint=f"Try the image by hand ('docker run --rm -e POSTGRES_PASSWORD=x {wanted.image}'), or "
             f"{wanted.otherwise}.",
         )
+
+
+def _from_threads(progress: Progress) -> Progress:
+    """Return what tells the same, and may be called in threads."""
+    loop = asyncio.get_running_loop()
+
+    def report(line: str) -> None:
+        loop.call_soon_threadsafe(progress, line)
+
+    return report
 
 
 def _silent(_line: str) -> None:

@@ -1,5 +1,7 @@
 """Having the image: there, or pulled, with the progress told in a few lines."""
 
+import queue
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -12,6 +14,7 @@ if TYPE_CHECKING:  # the Docker SDK is imported when an engine is looked for
 
 OTHERWISE: Final = "name another image with LEASEDB_IMAGE, or use LEASEDB_BACKEND=embedded"
 _PAUSE: Final = 2.0  # seconds between two lines
+_GLANCE: Final = 0.2  # seconds between two looks whether the image is still wanted
 _MEGABYTE: Final = 1_000_000
 _DOWNLOADED: Final = {"Verifying Checksum", "Download complete", "Extracting", "Pull complete"}
 
@@ -31,7 +34,7 @@ class PullProgress:
         report(f"Pulling {image}; this is done once.")
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """Take in what the engine tells next.
+        """Take in what the engine tells next; empty: that it told nothing for a while.
 
         Raises:
             RefusedError: the pull was given up; it ends when nobody reads its events any more.
@@ -72,7 +75,7 @@ def image_there(
 ) -> Image:
     """Return the image, pulled when the engine does not have it and ``fetch`` allows it; blocks.
 
-    A pull ends soon after it is ``given_up``. ``otherwise`` is what can be done when it does not work.
+    Waiting for a pull ends soon after it is ``given_up``. ``otherwise`` is what can be done when it does not work.
 
     Raises:
         BackendUnavailableError: there is none, with the reason.
@@ -82,11 +85,11 @@ def image_there(
         if image is None and not fetch:
             raise BackendUnavailableError(
                 f"{engine.title} does not have the image {name} yet.",
-                hint=f"'leasedb serve' pulls it, or 'docker pull {name}' (or podman pull) does now.",
+                hint=f"'{engine.product.lower()} pull {name}' fetches it, and so does LEASEDB_BACKEND=container.",
             )
         if image is None:
             pull = PullProgress(name, report, given_up)
-            engine.pull(name, pull.event)
+            _pull(engine, name, pull, given_up)
             pull.done()
             image = engine.image(name)
     except RefusedError as error:
@@ -101,3 +104,36 @@ def image_there(
             f"{engine.title} pulled {name} but does not know it.", hint="Name it in full, with its registry."
         )
     return image
+
+
+def _pull(engine: "Engine", name: str, pull: PullProgress, given_up: Callable[[], bool]) -> None:
+    """Have the engine pull, in a thread: it may be silent for minutes, and nobody shall wait for that who gave up.
+
+    The thread ends with what the engine tells next, or with the process.
+    """
+    told: queue.SimpleQueue[Mapping[str, Any] | BaseException | None] = queue.SimpleQueue()
+
+    def hear(event: Mapping[str, Any]) -> None:
+        if given_up():
+            raise RefusedError("it was given up")
+        told.put(event)
+
+    def read() -> None:
+        try:
+            engine.pull(name, hear)
+        except BaseException as error:  # noqa: BLE001 - raised again by who waits
+            told.put(error)
+        else:
+            told.put(None)
+
+    threading.Thread(target=read, name=f"pulling {name}", daemon=True).start()
+    while True:
+        try:
+            event = told.get(timeout=_GLANCE)
+        except queue.Empty:
+            event = {}
+        if event is None:
+            return
+        if isinstance(event, BaseException):
+            raise event
+        pull.event(event)

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,8 +111,8 @@ class Areas:
 
     def close(self) -> None:
         """Remove the areas in shared places as far as they are empty."""
-        close_own(MEMORY, self.daemon)
-        close_own(SOCKETS, self.daemon)
+        for shared in {MEMORY, SOCKETS, Path(tempfile.gettempdir())}:
+            close_own(shared, self.daemon)
 
     def names(self) -> set[str]:
         """Return the servers of which there are files."""

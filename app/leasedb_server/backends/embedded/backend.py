@@ -62,7 +62,7 @@ class EmbeddedSettings:
         memory: bytes of memory that the files of a server's databases may take; 0 for none, they lie below ``root``
             then; None for a share of what is free.
         servers: how many servers share the machine.
-        versions: further major versions that callers may ask for.
+        versions: further major versions that callers may ask for; None for all that are installed with the wheel.
     """
 
     daemon: str
@@ -73,7 +73,7 @@ class EmbeddedSettings:
     orphan_timeout: float = 600.0
     memory: int | None = None
     servers: int = 1
-    versions: tuple[str, ...] = ()
+    versions: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,8 @@ class _Ground:
     place: Place
     areas: Areas
     sources: Sources
-    versions: tuple[str, ...]  # further ones that there are programs of
+    versions: tuple[str, ...]  # further ones that callers may ask for and there are programs of
+    installed: tuple[str, ...]
 
 
 class EmbeddedBackend:
@@ -115,8 +116,13 @@ class EmbeddedBackend:
         """See `ports.ServerBackend`. Versions without programs are left out once `check` has looked."""
         ground = self._ground
         if ground is None:
-            return Editions(self._settings.postgres, None, self._settings.versions)
-        return Editions(ground.sources.major, None, ground.versions)
+            return Editions(self._settings.postgres, None, self._settings.versions or ())
+        return Editions(ground.sources.major, None, ground.versions, installed=ground.installed)
+
+    async def lacks(self, progress: Progress) -> str:
+        """See `ports.ServerBackend`. A wheel is installed by hand."""
+        del progress
+        return ""
 
     async def check(self, progress: Progress, *, fetch: bool = True) -> str:
         """See `ports.ServerBackend`. What an earlier run left half made is removed."""
@@ -183,6 +189,8 @@ class EmbeddedBackend:
             await asyncio.to_thread(ground.sources.close, _CLOSE_LIMIT)
         while self._running:
             self._running.popitem()[1].close()
+        if self._place is not None:
+            await asyncio.to_thread(self._place[1].close)  # looking for servers may have made directories
 
     def _settled(self) -> tuple[Place, Areas]:
         with self._lock:
@@ -207,7 +215,10 @@ class EmbeddedBackend:
             sources.look(DEFAULT)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise BackendUnavailableError(f"Postgres's programs could not be tried: {error}.") from error
-        ground = self._ground = _Ground(place, areas, sources, sources.available(settings.versions))
+        installed = sources.installed()
+        further = tuple(major for major in installed if major != sources.major)
+        versions = further if settings.versions is None else sources.available(settings.versions)
+        ground = self._ground = _Ground(place, areas, sources, versions, installed)
         sources.clear()
         return ground
 
@@ -255,7 +266,9 @@ class EmbeddedBackend:
         try:
             return ground.sources.get(edition)
         except BackendUnavailableError as error:
-            hint = f"Take {edition} out of LEASEDB_VERSIONS, or use LEASEDB_BACKEND=container."
+            named = self._settings.versions is not None
+            less = f"Take {edition} out of LEASEDB_VERSIONS" if named else "Ask for another version"
+            hint = f"{less}, or use LEASEDB_BACKEND=container."
             raise BackendUnavailableError(error.detail, hint=hint) from error
 
     def _launch(

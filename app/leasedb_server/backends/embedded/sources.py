@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leasedb_server.backends.embedded.account import Account
-from leasedb_server.backends.embedded.binaries import Installation, find, missing
+from leasedb_server.backends.embedded.binaries import BUNDLED, Installation, find, missing
 from leasedb_server.backends.embedded.prepared import Cache, clear
 from leasedb_server.domain.edition import DEFAULT
 
@@ -69,6 +69,11 @@ class Sources:
         """The default's version, None as long as it was not found."""
         default = self._found.get(DEFAULT)
         return str(default.installation.major) if default else None
+
+    def installed(self) -> tuple[str, ...]:
+        """Return the versions that there are programs of, the newest first."""
+        there = {major for major in BUNDLED if not missing(major)} | ({self.major} if self.major else set())
+        return tuple(sorted(there, key=int, reverse=True))
 
     def available(self, versions: Iterable[str]) -> tuple[str, ...]:
         """Return those versions that there are programs of; the log tells what keeps the others away."""
