@@ -126,6 +126,20 @@ def pid_space(proc: Path = Path("/proc")) -> str:
         return ""
 
 
+def process_lives(pid: int) -> bool:
+    """Tell whether there is such a process; where there is no /proc, one that nobody has waited for counts as well."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (OSError, IndexError):
+        return True
+
+
 def default_holder() -> str:
     """Return who we are to a reader of the list of leases: "ann@laptop:shop"."""
     folder = ""

@@ -4,10 +4,10 @@ import argparse
 import os
 import signal
 import time
-from pathlib import Path
 from typing import Final
 
 from leasedb._arguments import client, say, show
+from leasedb._discovery import process_lives
 from leasedb._errors import DaemonUnreachableError
 
 _LIMIT: Final = 60.0  # seconds: it drains for 5 and takes its servers away for 20
@@ -35,24 +35,10 @@ def run(args: argparse.Namespace) -> int:
         say(f"the daemon at {url}, process {health.pid}, belongs to another user")
         return 1
     end = time.monotonic() + _LIMIT
-    while _lives(health.pid):
+    while process_lives(health.pid):
         if time.monotonic() > end:
             say(f"the daemon at {url}, process {health.pid}, has been told to end, and has not within {_LIMIT:g} s")
             return 1
         time.sleep(_PAUSE)
     show(f"stopped the daemon at {url}, process {health.pid}")
     return 0
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
-    except OSError:
-        return True  # there is no /proc
-    return status.rpartition(")")[2].split()[0] != "Z"  # its parent has not taken note yet

@@ -1,14 +1,13 @@
 """The fake daemon's leases: given, renewed, kept, held and ended as the daemon does it, with nothing behind them."""
 
-import os
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final
 
+from leasedb._discovery import process_lives
 from leasedb.testing._bodies import MAX_TTL
 from leasedb.testing._logins import VERSIONS
 from leasedb.testing._wire import Lines, Problem, as_time
@@ -204,17 +203,3 @@ class LeaseBook:
 def _ended(entry: Entry) -> Problem:
     code = "lease-lost" if entry["state"] == "lost" else "lease-ended"
     return Problem(code, f"The lease {entry['id']} is {entry['state']}: {entry['end_reason']}.")
-
-
-def process_lives(pid: int) -> bool:
-    """Tell whether there is such a process; where there is no /proc, one that nobody has waited for counts as well."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (OSError, IndexError):
-        return True
