@@ -141,7 +141,7 @@ class RealDaemon:
             targets = sum(part["target"] for part in pool["per"])
             return bool(pool["per"]) and pool["ready"] >= targets and not pool["making"] and not pool["condemned"]
 
-        until(settled, 30, "the pool to be full")
+        until(settled, 60, "the pool to be full")
 
 
 def free_port() -> int:
