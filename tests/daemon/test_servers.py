@@ -62,9 +62,15 @@ def test_several_servers_share_the_leases():
 
 def test_one_server_that_dies_takes_only_its_own_leases():
     with running(POOL_SERVERS="2", POOL_READY="4") as daemon:
-        # one that came up first may have all of them at first
-        until(lambda: sum(part["ready"] >= 2 for part in daemon.get("/pool")["per"]) == 2, 60, "some on each server")
+        daemon.full()
         leases = [daemon.lease() for _ in range(4)]
+
+        def on_both() -> bool:
+            """One that came up first may have had them all; what is made anew goes to the other."""
+            leases.append(daemon.lease())
+            return len({lease["server"] for lease in leases}) == 2
+
+        until(on_both, 60, "leases on both servers")
         victim = leases[0]["server"]
         [name] = [server["name"] for server in daemon.get("/servers")["servers"] if server["id"] == victim]
         signal_postgres(name, signal.SIGKILL)
