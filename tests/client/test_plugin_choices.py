@@ -167,6 +167,8 @@ def test_what_makes_no_sense_in_a_marker(run, stand_in):
         def test_image(pg_reset): pass
         @pytest.mark.leasedb(template=17)
         def test_template(pg_lease): pass
+        @pytest.mark.leasedb(template={"sql": "select 1"})
+        def test_template_in_a_dictionary(pg_lease): pass
         @pytest.mark.leasedb(template="nosuch")
         def test_unknown_template(pg_lease): pass
         @pytest.mark.leasedb(postgres="16")
@@ -179,7 +181,7 @@ def test_what_makes_no_sense_in_a_marker(run, stand_in):
         def test_user(pg_lease): pass
         def test_fine(pg_lease): pass
         """)
-    result.assert_outcomes(passed=1, errors=11)
+    result.assert_outcomes(passed=1, errors=12)
     for text in (
         "the marker has no 'tempalte'; it takes mode, scope, template, *",
         "the marker takes names only, as in leasedb(template=...), and has 'shop'",
@@ -187,6 +189,7 @@ def test_what_makes_no_sense_in_a_marker(run, stand_in):
         "ttl is 'soon', which is no number of seconds",
         "image is 17, which is no text",
         "A template is named, or made of SQL, paths or a function, and not of 17.*",
+        "A template is named, or made of SQL, paths or a function, and not of {'sql': *",
         "There is no template 'nosuch'. 'leasedb template ls' lists those that are there.",
         "postgres is '18.4'; it is a major version, such as 18",
         "database is 'shop', which needs server='exclusive'",

@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -198,10 +198,11 @@ class Run:
             self._refuse_path(source)
             if NAME.fullmatch(source):
                 return source
-        key = (tuple(source) if isinstance(source, list) else source, wishes.postgres, wishes.image)
+        layers = _layers(source)
+        key = (layers, wishes.postgres, wishes.image)
         if key not in self._templates:
             try:
-                self._templates[key] = self._made(source, wishes)
+                self._templates[key] = self._made(layers, wishes)
             except Exception as error:  # noqa: BLE001 - of a function of the user's
                 self._templates[key] = error
         found = self._templates[key]
@@ -209,8 +210,7 @@ class Run:
             raise found
         return found
 
-    def _made(self, source: object, wishes: Wishes) -> leasedb.Template | str:
-        layers = source if isinstance(source, list | tuple) else [source]
+    def _made(self, layers: Sequence[Any], wishes: Wishes) -> leasedb.Template | str:
         found: leasedb.Template | str = BASE
         for layer in layers:
             if isinstance(layer, leasedb.Template):
@@ -218,11 +218,6 @@ class Run:
                 continue
             if isinstance(layer, str):
                 self._refuse_path(layer)
-            if not (isinstance(layer, str | Path) or callable(layer)):
-                raise leasedb.InvalidRequestError(
-                    f"A template is named, or made of SQL, paths or a function, and not of {layer!r}.",
-                    hint="See pg_template in 'pytest --fixtures'.",
-                )
             found = self.client().template(
                 self.project, layer, parent=found, postgres=wishes.postgres, image=wishes.image, wait=_WAIT
             )
@@ -330,6 +325,22 @@ class Run:
     def not_kept(self, error: leasedb.LeasedbError) -> None:
         """Take note of what keeps a database from being kept."""
         self.tally.not_kept[str(error)] = self.tally.not_kept.get(str(error), 0) + 1
+
+
+def _layers(source: object) -> tuple[Any, ...]:
+    """Return what a template is made of, one thing upon the other.
+
+    Raises:
+        InvalidRequestError: nothing can be made of one of them.
+    """
+    layers = tuple(source) if isinstance(source, list | tuple) else (source,)
+    for layer in layers:
+        if not (isinstance(layer, leasedb.Template | str | Path) or callable(layer)):
+            raise leasedb.InvalidRequestError(
+                f"A template is named, or made of SQL, paths or a function, and not of {layer!r}.",
+                hint="See pg_template in 'pytest --fixtures'.",
+            )
+    return layers
 
 
 def printable(text: str) -> str:
