@@ -182,8 +182,9 @@ class TestVectors(unittest.TestCase):
 def test_a_suite_moves_with_one_changed_import(here, tmp_path, suite):
     ours = suite.replace("from testcontainers.postgres import", "from leasedb.testing import")
     assert ours != suite
-    # the version that this daemon has
-    major = here.get("/servers")["servers"][0]["versions"]["postgres"].partition(".")[0]
+    # the version that this daemon has; a server that is still starting has none to tell
+    servers = here.get("/servers")["servers"]
+    major = next(server["versions"] for server in servers if server["versions"])["postgres"].partition(".")[0]
     ours = ours.replace("postgres:16-alpine", f"postgres:{major}-alpine").replace("pg16", f"pg{major}")
     (tmp_path / "test_suite.py").write_text(ours)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", "-W", "error"]
