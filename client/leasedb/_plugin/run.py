@@ -18,6 +18,7 @@ import pytest
 import leasedb
 from leasedb._discovery import autostart_wanted, find_address
 from leasedb._plugin.choices import NAME, Choices, Wishes, is_path
+from leasedb._plugin.releasing import Releases
 from leasedb._plugin.waiting import showing_warnings
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ class Run:
         self.project = _NO_NAME.sub("-", config.rootpath.name).strip("-._")[:40] or "project"
         self.tally = Tally()
         self.uses: list[Use] = []  # the leases held at present
+        self.releases = Releases()
         self.announced: Announcements | None = None
         self._client: leasedb.Client | None = None
         self._failure: leasedb.LeasedbError | None = None
@@ -180,6 +182,7 @@ class Run:
         return client
 
     def close(self) -> None:
+        self.releases.close()
         if self._client is not None:
             self._client.close()
             self._client = None
