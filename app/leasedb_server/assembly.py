@@ -9,14 +9,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
-from leasedb_server import statedir
-from leasedb_server.api import server
-from leasedb_server.api.routes import UseCases
+from leasedb_server import importing, statedir
 from leasedb_server.backends.container import ContainerBackend, ContainerSettings
 from leasedb_server.backends.embedded import EmbeddedBackend, EmbeddedSettings
 from leasedb_server.backends.existing import ExistingBackend
 from leasedb_server.background.loops import Soon
-from leasedb_server.background.supervisor import Daemon, run
+from leasedb_server.background.supervisor import Daemon, Http, run
 from leasedb_server.domain.demand import Demand
 from leasedb_server.domain.errors import LeasedbError, StartupError, UnknownTemplateError
 from leasedb_server.domain.inventory import Inventory
@@ -211,30 +209,33 @@ async def assembled(
         keeping = Keeping(ledger, clock, leasing, most=min(settings.keep_max, settings.pool_max // 2))
         token = settings.token.get_secret_value() if settings.token else None
 
-        use = UseCases(
-            inventory,
-            leasing,
-            serving,
-            making,
-            upkeep,
-            templating,
-            resetting,
-            exclusives,
-            copies,
-            keeping,
-            Holding(ledger, clock, leasing),
-            settings.default_ttl,
-            VERSION,
-            processes.space(),
-        )
-        http = server.build(
-            use,
-            host=settings.host,
-            token=token,
-            upload_max=settings.template_upload_max,
-            integresql=integresql if settings.integresql else None,
-            idling=idling,
-        )
+        def http() -> Http:
+            with importing.quickly():
+                from leasedb_server.api import routes, server  # noqa: PLC0415 - while Postgres starts
+            use = routes.UseCases(
+                inventory,
+                leasing,
+                serving,
+                making,
+                upkeep,
+                templating,
+                resetting,
+                exclusives,
+                copies,
+                keeping,
+                Holding(ledger, clock, leasing),
+                settings.default_ttl,
+                VERSION,
+                processes.space(),
+            )
+            return server.build(
+                use,
+                host=settings.host,
+                token=token,
+                upload_max=settings.template_upload_max,
+                integresql=integresql if settings.integresql else None,
+                idling=idling,
+            )
 
         def ready() -> None:
             say(_banner(url, _how_to_stop(settings, url), serving, inventory, secured=token is not None))

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import gc
 import importlib
 import logging
 import os
@@ -15,7 +14,7 @@ from typing import Any
 
 import uvloop
 
-from leasedb_server import logs, settings
+from leasedb_server import importing, logs, settings
 from leasedb_server.domain.errors import BackendUnavailableError, LeasedbError
 from leasedb_server.settings import PREFIX, Settings
 
@@ -55,13 +54,9 @@ def _forget_libpq(chosen: Settings) -> None:
 
 
 def _assembly() -> ModuleType:
-    """Import what the daemon is made of: most of what a start costs."""
-    gc.disable()  # importing makes no garbage, and looking for it is a tenth of the time
-    try:
+    """Import what the daemon is made of, but for its HTTP side."""
+    with importing.quickly():
         return importlib.import_module("leasedb_server.assembly")
-    finally:
-        gc.freeze()  # no later collection has to look at it again
-        gc.enable()
 
 
 def _exit_code(work: Callable[[], Coroutine[Any, Any, None]]) -> int:

@@ -12,8 +12,8 @@ TOP_LEVEL = {
     "client", "compose.yaml", "docs", "examples", "pyproject.toml", "tests",
 }  # fmt: skip
 DAEMON_ROOMS = {
-    "__init__", "cli", "assembly", "settings", "logs", "api", "background", "usecases", "backends", "postgres", "store",
-    "processes", "statedir", "templatefiles", "ports", "domain", "py.typed",
+    "__init__", "cli", "assembly", "settings", "logs", "importing", "api", "background", "usecases", "backends",
+    "postgres", "store", "processes", "statedir", "templatefiles", "ports", "domain", "py.typed",
 }  # fmt: skip
 CLIENT_ROOMS = {
     "__init__",

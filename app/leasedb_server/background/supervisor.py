@@ -40,11 +40,12 @@ class Daemon:
     """What the supervisor runs.
 
     Args:
+        http: builds the HTTP server; called in a thread, for it takes as long as finding out what can be leased.
         progress: takes lines for the person who started the daemon.
         ready: called once, when the first server can be leased from.
     """
 
-    http: Http
+    http: Callable[[], Http]
     listener: socket.socket
     leasing: Leasing
     serving: Serving
@@ -107,11 +108,12 @@ async def _run_until(stop: asyncio.Event, daemon: Daemon) -> None:
 
 async def _answer(stop: asyncio.Event, daemon: Daemon) -> None:
     """Answer requests until told to stop; then refuse new leases and return when no answer is under way."""
+    http = await asyncio.to_thread(daemon.http)
     async with asyncio.TaskGroup() as group:
-        group.create_task(daemon.http.serve([daemon.listener]), name="http")
+        group.create_task(http.serve([daemon.listener]), name="http")
         await stop.wait()
         daemon.leasing.close()
-        daemon.http.should_exit = True
+        http.should_exit = True
 
 
 async def _bring_up(daemon: Daemon, spawn: Callable[[Coroutine[None, None, object]], None]) -> None:
