@@ -240,7 +240,8 @@ def pg_conn(request: pytest.FixtureRequest, pg_template: Any) -> Iterator[psycop
         yield request.getfixturevalue("pg_rollback")
         return
     with fixtures.needing(request, "psycopg"):
-        connection = connecting.connect(fixtures.in_use(request).dsn)
+        lease = fixtures.in_use(request)
+        connection = connecting.connect(lease.dsn, **connecting.shortcut(lease))
     try:
         yield connection
     finally:
@@ -253,8 +254,10 @@ def pg_pool(request: pytest.FixtureRequest, pg_template: Any) -> Iterator[psycop
     del pg_template
     from leasedb._plugin import connecting, fixtures  # noqa: PLC0415
 
-    with fixtures.needing(request, "psycopg_pool"), connecting.pool(fixtures.in_use(request).dsn) as pool:
-        yield pool
+    with fixtures.needing(request, "psycopg_pool"):
+        lease = fixtures.in_use(request)
+        with connecting.pool(lease.dsn, **connecting.shortcut(lease)) as pool:
+            yield pool
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import psycopg
 import pytest
@@ -28,6 +29,16 @@ def dsn(lease):
     with psycopg.connect(lease["dsn"]) as looking:  # nothing stays open, whatever the test did
         query = "SELECT count(*) FROM pg_stat_activity WHERE usename = current_user AND pid <> pg_backend_pid()"
         until(lambda: looking.execute(query).fetchone() == (0,) or looking.rollback())
+
+
+def test_no_shortcut_where_there_is_no_socket_within_reach(tmp_path):
+    def shortcut(directory):
+        return connecting.shortcut(SimpleNamespace(socket=directory, port=54321))
+
+    assert shortcut(None) == {}  # the server has none
+    assert shortcut(str(tmp_path)) == {}  # it is in a container, say, and we are not
+    (tmp_path / ".s.PGSQL.54321").touch()
+    assert shortcut(str(tmp_path)) == {"host": str(tmp_path)}
 
 
 def test_a_connection_says_whose_it_is(dsn):

@@ -315,3 +315,34 @@ def test_the_fixtures_say_what_they_cost(run):
         [line] = [line for line in out.splitlines() if line.startswith((f"{name} ", f"{name} ["))]
         assert "pytest_plugin.py" in line
     assert "Costs" in out
+
+
+def test_the_fixtures_connections_take_the_shortcut(run, daemon):
+    """All but the URLs, which are for whatever the test does with them."""
+    run(
+        """
+        import pytest, sqlalchemy
+        HOW = "select inet_client_addr()::text"
+
+        def test_them(pg_conn, pg_pool, pg_engine, pg_lease):
+            assert pg_conn.info.host == pg_lease.socket
+            assert pg_conn.execute(HOW).fetchone() == (None,)
+            with pg_pool.connection() as connection:
+                assert connection.execute(HOW).fetchone() == (None,)
+            with pg_engine.connect() as connection:
+                assert connection.execute(sqlalchemy.text(HOW)).fetchone() == (None,)
+            assert pg_engine.url.host == pg_lease.host
+
+        @pytest.mark.asyncio
+        async def test_the_async_forms(pg_conn_async, pg_pool_async, pg_engine_async):
+            cursor = await pg_conn_async.execute(HOW)
+            assert await cursor.fetchone() == (None,)
+            async with pg_pool_async.connection() as connection:
+                cursor = await connection.execute(HOW)
+                assert await cursor.fetchone() == (None,)
+            async with pg_engine_async.connect() as connection:
+                assert (await connection.execute(sqlalchemy.text(HOW))).fetchone() == (None,)
+        """,
+        "-pasyncio",
+        url=daemon.url,
+    ).assert_outcomes(passed=2)

@@ -33,9 +33,9 @@ async def _lease(lease: leasedb.Lease, _stash: pytest.Stash) -> AsyncIterator[le
 
 @asynccontextmanager
 async def _conn(lease: leasedb.Lease, _stash: pytest.Stash) -> AsyncIterator[Any]:
-    from leasedb._plugin.connecting import connect_async  # noqa: PLC0415 - it needs psycopg
+    from leasedb._plugin.connecting import connect_async, shortcut  # noqa: PLC0415 - it needs psycopg
 
-    connection = await connect_async(lease.dsn, "pg_conn_async")
+    connection = await connect_async(lease.dsn, "pg_conn_async", **shortcut(lease))
     try:
         yield connection
     finally:
@@ -44,17 +44,17 @@ async def _conn(lease: leasedb.Lease, _stash: pytest.Stash) -> AsyncIterator[Any
 
 @asynccontextmanager
 async def _pool(lease: leasedb.Lease, _stash: pytest.Stash) -> AsyncIterator[Any]:
-    from leasedb._plugin.connecting import pool_async  # noqa: PLC0415 - it needs psycopg_pool
+    from leasedb._plugin.connecting import pool_async, shortcut  # noqa: PLC0415 - it needs psycopg_pool
 
-    async with pool_async(lease.dsn) as pool:
+    async with pool_async(lease.dsn, **shortcut(lease)) as pool:
         yield pool
 
 
 @asynccontextmanager
 async def _engine(lease: leasedb.Lease, _stash: pytest.Stash) -> AsyncIterator[Any]:
-    from leasedb._plugin.connecting import engine_async  # noqa: PLC0415 - it needs SQLAlchemy
+    from leasedb._plugin.connecting import engine_async, shortcut  # noqa: PLC0415 - it needs SQLAlchemy
 
-    async with engine_async(lease.urls["sqlalchemy"]) as engine:
+    async with engine_async(lease.urls["sqlalchemy"], connect_args=shortcut(lease)) as engine:
         yield engine
 
 

@@ -6,6 +6,7 @@ psycopg, psycopg_pool and SQLAlchemy are the user's own affair: each is imported
 from __future__ import annotations
 
 import importlib
+import os
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     import psycopg_pool
     import sqlalchemy
     import sqlalchemy.ext.asyncio
+
+    import leasedb
 
 APPLICATION: Final = "leasedb "  # what the names of the fixtures' sessions begin with
 _INSTALL: Final = {
@@ -71,6 +74,16 @@ def needed(fixture: str, library: str) -> ModuleType:
 def session_name(fixture: str) -> str:
     """Return what a fixture's sessions say that they are."""
     return APPLICATION + fixture
+
+
+def shortcut(lease: leasedb.Lease) -> dict[str, Any]:
+    """Return what connects over the server's Unix socket when added to a DSN; nothing where there is none within reach.
+
+    A connection opens in two thirds of the time so.
+    """
+    if lease.socket is None or not os.access(f"{lease.socket}/.s.PGSQL.{lease.port}", os.W_OK):
+        return {}
+    return {"host": lease.socket}
 
 
 def connect(dsn: str, fixture: str = "pg_conn", **options: Any) -> psycopg.Connection[Any]:
@@ -181,7 +194,8 @@ def engine(url: str, fixture: str = "pg_engine", **options: Any) -> Iterator[sql
     library = needed(fixture, "sqlalchemy")
     needed(fixture, "psycopg")
     made: WeakSet[Any] = WeakSet()
-    engine: sqlalchemy.Engine = library.create_engine(url, connect_args=_named(fixture, {}), **options)
+    connect_args = _named(fixture, options.pop("connect_args", {}))
+    engine: sqlalchemy.Engine = library.create_engine(url, connect_args=connect_args, **options)
     _remember(library, engine, made)
     try:
         yield engine
@@ -201,8 +215,9 @@ async def engine_async(
     needed(fixture, "greenlet")  # which SQLAlchemy asks for only once a statement runs
     asynchronous = needed(fixture, "sqlalchemy.ext.asyncio")
     made: WeakSet[Any] = WeakSet()
+    connect_args = _named(fixture, options.pop("connect_args", {}))
     engine: sqlalchemy.ext.asyncio.AsyncEngine = asynchronous.create_async_engine(
-        url, connect_args=_named(fixture, {}), **options
+        url, connect_args=connect_args, **options
     )
     _remember(library, engine.sync_engine, made)
     try:

@@ -332,7 +332,8 @@ def mode_of(request: pytest.FixtureRequest) -> str:
 def engine(request: pytest.FixtureRequest) -> Iterator[sqlalchemy.Engine]:
     """Hold the engine of `pg_engine`: where tests are rolled back, one on the connection of `pg_rollback`."""
     if mode_of(request) != "rollback":
-        with connecting.engine(in_use(request).urls["sqlalchemy"]) as made:
+        lease = in_use(request)
+        with connecting.engine(lease.urls["sqlalchemy"], connect_args=connecting.shortcut(lease)) as made:
             yield made
         return
     from leasedb._plugin.rollback import rollback_engine  # noqa: PLC0415 - only where it is needed
