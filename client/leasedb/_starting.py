@@ -1,15 +1,12 @@
 """Starting a daemon in the background: once over all processes, apart from the one that needs it, with its own log."""
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import http.client
 import json
 import logging
 import os
-import secrets
-import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +18,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import leasedb
+from leasedb._belongings import free_port, is_free, keep_port, kept_port, kept_token, port_of
 from leasedb._discovery import Address
 from leasedb._errors import DaemonStartError
 from leasedb._statedir import Patience, alone, default_state_dir, file_settings, is_locked, make, usable
@@ -112,7 +110,7 @@ class Starter:
         looking = cls("", settings=settings, state_dir=default / name)
         with alone(looking._state_dir, Patience(_LIMIT, threading.Event())):
             url = f"http://127.0.0.1:{looking._port()}"
-            more = {"token": looking._secret()} if secret else {}
+            more = {"token": kept_token(looking._state_dir)} if secret else {}
             return cls(url, settings={**settings, **more}, state_dir=looking._state_dir)
 
     def __repr__(self) -> str:
@@ -167,7 +165,7 @@ class Starter:
                 case _Found.STARTING:
                     pass  # somebody else's: by hand, or of a process that was killed while it waited as we do
                 case _Found.NOBODY:
-                    stopping = self._held(_port_of(self.url)) and letting_go.lasts()
+                    stopping = self._held(port_of(self.url)) and letting_go.lasts()
                     if not stopping and self._spawn(patience):
                         return
             if said := patience.news(lambda: f"waiting for the daemon at {self.url}, which is not ready, or stops"):
@@ -258,7 +256,7 @@ class Starter:
 
     def _where(self) -> list[str]:
         parts = urlsplit(self.url)
-        return ["--host", parts.hostname or "", "--port", str(_port_of(self.url))]
+        return ["--host", parts.hostname or "", "--port", str(port_of(self.url))]
 
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_PASSED_ON)}
@@ -272,7 +270,7 @@ class Starter:
 
     def _look(self) -> _Found:
         parts = urlsplit(self.url)
-        connection = http.client.HTTPConnection(parts.hostname or "", _port_of(self.url), timeout=_PROBE)
+        connection = http.client.HTTPConnection(parts.hostname or "", port_of(self.url), timeout=_PROBE)
         try:
             connection.request("GET", "/readyz")
             answer = connection.getresponse()
@@ -292,7 +290,7 @@ class Starter:
     def _held(self, port: int | None) -> bool:
         """Tell whether a daemon of this port has the state directory: it stops, or has only just been started."""
         if is_locked(self._state_dir / "daemon.lock"):
-            return _port_of(str(self._holder().get("url"))) in {port, None}
+            return port_of(str(self._holder().get("url"))) in {port, None}
         return is_locked(self._started)
 
     def _holder(self) -> Mapping[str, Any]:
@@ -305,28 +303,13 @@ class Starter:
 
     def _port(self) -> int:
         """Return the port that was chosen for this state directory; a new one where another program has that."""
-        file = self._state_dir / "port"
-        try:
-            port = int(file.read_text("ascii"))
-        except (OSError, ValueError):
-            port = 0
-        if not port or not (self._held(port) or _is_free(port)):
-            port = _free_port()
-            with usable(self._state_dir):
-                file.write_text(str(port), "ascii")
+        port = kept_port(self._state_dir)
+        if not port or not (self._held(port) or is_free(port)):
+            # whatever became of the file, a daemon that runs here is at its port, and keeps any other from starting
+            running = is_locked(self._state_dir / "daemon.lock")
+            port = (port_of(str(self._holder().get("url"))) if running else None) or free_port()
+            keep_port(self._state_dir, port)
         return port
-
-    def _secret(self) -> str:
-        """Return the token that was made for this state directory; nobody but this user can read it."""
-        file = self._state_dir / "token"
-        with usable(self._state_dir):
-            if not file.exists():
-                new = file.with_name("token.new")
-                new.unlink(missing_ok=True)
-                with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as made:
-                    made.write(secrets.token_hex(16))
-                new.rename(file)
-            return file.read_text("ascii")
 
     def _words(self, since: int) -> str:
         """Return what the daemon said last, since this start of it: its reason for ending where it has told one."""
@@ -358,27 +341,3 @@ def _broken(lifeline: int) -> bool:
         return not os.read(lifeline, 1)
     except BlockingIOError:
         return False
-
-
-def _port_of(url: str) -> int | None:
-    parts = urlsplit(url)
-    try:
-        return (parts.port or 80) if parts.scheme == "http" else None
-    except ValueError:
-        return None
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", port))
-        except OSError as error:
-            return error.errno != errno.EADDRINUSE
-    return True
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

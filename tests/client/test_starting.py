@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -433,6 +434,53 @@ def test_each_server_has_an_address_that_stays(place):
     assert "s3cret" not in repr(first)
     with socket.create_server(("127.0.0.1", int(first.url.rpartition(":")[2]))):
         assert Starter.for_server("postgresql://a:s3cret@db/x").url != first.url
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"", b"99999999999999", b"-1", b"0", b"65536", b"\xff\x00", b"9" * 5000, b"7432\n7433", b"none"],
+    ids=lambda garbage: repr(garbage[:14]),
+)
+def test_a_port_file_that_says_nothing_of_use_counts_as_none(place, garbage):
+    file = Starter.for_whole_servers().log.with_name("port")
+    file.write_bytes(garbage)
+    starter = Starter.for_whole_servers()
+    assert int(file.read_text()) == urlsplit(starter.url).port
+    assert Starter.for_whole_servers().url == starter.url
+
+
+@pytest.mark.parametrize("garbage", [b"", b"\n", b"\xff\x00", b"two words"], ids=repr)
+def test_a_token_file_that_says_nothing_of_use_counts_as_none(place, garbage):
+    file = Starter.for_whole_servers().log.with_name("token")
+    file.write_bytes(garbage)
+    token = Starter.for_whole_servers().token
+    assert token == file.read_text()
+    assert len(token) == 32
+    assert file.stat().st_mode & 0o077 == 0
+    file.write_text(f"{token}\n")  # as an editor leaves it
+    assert Starter.for_whole_servers().token == token
+
+
+def test_a_daemon_that_runs_is_found_whatever_its_port_file_says(place):
+    directory = Starter.for_whole_servers().log.parent
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)), (directory / "daemon.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write(json.dumps({"pid": 1, "url": f"http://127.0.0.1:{port}"}))
+        lock.flush()
+        (directory / "port").write_text("99999999999999")
+        assert Starter.for_whole_servers().url == f"http://127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize("holder", ["", "[", '"text"', '{"url": 5}', '{"url": "http://["}', '{"url": "http://h:x"}'])
+def test_a_lock_file_that_says_nothing_of_use_is_no_reason_to_break(place, holder):
+    directory = Starter.for_whole_servers().log.parent
+    with (directory / "daemon.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write(holder)
+        lock.flush()
+        (directory / "port").unlink()
+        assert urlsplit(Starter.for_whole_servers().url).port
 
 
 def test_a_server_that_does_not_answer(place, monkeypatch):
