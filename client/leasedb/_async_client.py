@@ -28,7 +28,7 @@ class AsyncClient(AsyncTemplateMethods):
 
     Args:
         url: where the daemon listens; ``LEASEDB_URL``, else http://127.0.0.1:7432, when left out.
-        token: what it asks for, if anything; ``LEASEDB_TOKEN`` when left out.
+        token: what it asks for, if anything; when left out ``LEASEDB_TOKEN``, and on this machine that of leasedb.toml.
         autostart: start a daemon in the background when a lease, a template or an announcement is asked for and none
             answers. When left out: where ``url`` is left out too, the address is one of this machine, and
             ``LEASEDB_AUTOSTART`` is not 0.

@@ -34,20 +34,35 @@ class Address:
 def find_address(url: str | None = None, token: str | None = None, environ: Mapping[str, str] = os.environ) -> Address:
     """Return the daemon's address: what is given, else ``LEASEDB_URL`` and ``LEASEDB_TOKEN``, else the default.
 
+    For a daemon on this machine the token in ``leasedb.toml``, if any, is the default: one that is started here, by us
+    or by hand, asks for it.
+
     Raises:
         InvalidAddressError: when the URL or the token cannot be used.
     """
     source = "LEASEDB_URL" if url is None else "The URL"
     text = (environ.get("LEASEDB_URL", "") if url is None else url).strip() or DEFAULT_URL
-    secret = (environ.get("LEASEDB_TOKEN", "") if token is None else token).strip()
+    loopback = _is_loopback(_split(text, source).hostname or "")
+    place, secret = "LEASEDB_TOKEN", (environ.get("LEASEDB_TOKEN", "") if token is None else token).strip()
+    if token is None and not secret and loopback:  # it is no business of other machines
+        place, secret = "in leasedb.toml", _file_token().strip()
     if not all("!" <= character <= "~" for character in secret):
         # the token itself stays out of the message: it ends up in logs
         raise InvalidAddressError(
-            "The token (LEASEDB_TOKEN) has characters that no HTTP header can carry.",
+            f"The token ({place}) has characters that no HTTP header can carry.",
             hint="Use visible ASCII characters only.",
         )
-    parts = _split(text, source)
-    return Address(text.rstrip("/"), secret or None, _is_loopback(parts.hostname or ""))
+    return Address(text.rstrip("/"), secret or None, loopback)
+
+
+def _file_token() -> str:
+    """Return the token that a daemon started in this folder reads; what is wrong with the file it says itself."""
+    if not os.path.exists("leasedb.toml"):  # noqa: PTH110 - a Path's raises where the folder is closed to us
+        return ""
+    from leasedb._statedir import file_settings  # noqa: PLC0415 - few have the file, and it needs a parser
+
+    token = file_settings().get("token")
+    return token if isinstance(token, str) else ""
 
 
 def find_daemon(

@@ -63,6 +63,34 @@ def test_a_bad_token_is_not_repeated():
     assert "hunter" not in str(caught.value)
 
 
+def test_the_token_of_the_file_is_for_daemons_of_this_machine(tmp_path, monkeypatch):
+    """One that is started in this folder asks for it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "leasedb.toml").write_text("token = 'sesame'\n")
+    assert find_address(environ={}).token == "sesame"
+    assert find_address(environ={"LEASEDB_TOKEN": ""}).token == "sesame"  # as the daemon takes an empty one
+    assert find_address(environ={"LEASEDB_URL": "http://localhost:99"}).token == "sesame"
+    assert find_address(environ={"LEASEDB_URL": "http://db.lan:7432"}).token is None
+    assert find_address(environ={"LEASEDB_TOKEN": "other"}).token == "other"
+    assert find_address(token="given", environ={}).token == "given"
+    assert find_address(token="", environ={}).token is None
+
+
+@pytest.mark.parametrize("text", ["token = 5", "token = ''", "pool_ready = 5", "token = ", "\xff"])
+def test_a_file_without_a_token_of_use(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "leasedb.toml").write_bytes(text.encode("latin-1"))
+    assert find_address(environ={}).token is None
+
+
+def test_a_bad_token_of_the_file_is_told_with_its_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "leasedb.toml").write_text("token = 'hunter2 hunter3'\n")
+    with pytest.raises(InvalidAddressError, match=r"leasedb\.toml") as caught:
+        find_address(environ={})
+    assert "hunter" not in str(caught.value)
+
+
 def test_in_container(tmp_path):
     assert not in_container({}, tmp_path)
     assert in_container({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, tmp_path)

@@ -148,6 +148,17 @@ def test_a_lease_starts_a_daemon_that_stands_apart(place, monkeypatch, tmp_path,
 
 
 @needs_embedded
+def test_a_token_in_the_file_is_known_to_whoever_starts_the_daemon_there(place, monkeypatch, tmp_path):
+    (tmp_path / "leasedb.toml").write_text("token = 'sesame'\n")
+    monkeypatch.chdir(tmp_path)
+    with leasedb.Client() as client, client.lease() as lease:
+        assert lease.state == "active"
+    monkeypatch.chdir("/")
+    with leasedb.Client() as stranger, pytest.raises(leasedb.UnauthorizedError, match=r"leasedb\.toml"):
+        stranger.acquire()
+
+
+@needs_embedded
 def test_many_at_once_start_one(place):
     asking = [place.python(LEASE) for _ in range(8)]
     told = [process.communicate(timeout=60) for process in asking]

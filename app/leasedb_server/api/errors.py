@@ -40,7 +40,10 @@ class BodyTooLargeError(LeasedbError):
 class UnauthorizedError(LeasedbError):
     code = "unauthorized"
     title = "The token is missing or wrong"
-    default_hint = "Send the header Authorization: Bearer <LEASEDB_TOKEN>; clients read LEASEDB_TOKEN."
+    default_hint = (
+        "Send the header Authorization: Bearer <LEASEDB_TOKEN>; clients read LEASEDB_TOKEN, and on the daemon's machine"
+        " the token in leasedb.toml, in the working directory."
+    )
 
 
 class HostNotAllowedError(LeasedbError):
