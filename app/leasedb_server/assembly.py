@@ -240,7 +240,12 @@ async def assembled(
         def ready() -> None:
             say(_banner(url, _how_to_stop(settings, url), serving, inventory, secured=token is not None))
 
-        yield Daemon(http, listener, leasing, serving, recovering, upkeep, idling, wake, say, ready)
+        try:
+            yield Daemon(http, listener, leasing, serving, recovering, upkeep, idling, wake, say, ready)
+        except LeasedbError:
+            if not serving.touched:  # a setting is wrong, say: its records speak of nothing that is there
+                store.discard()
+            raise
 
 
 def all_backends(settings: Settings, daemon: str) -> dict[str, ServerBackend]:

@@ -13,6 +13,8 @@ from leasedb._statedir import usable
 
 _LOWEST: Final = 1024  # those below are not for everybody to listen on
 _HIGHEST: Final = 65535
+# What a start writes, and the next one writes anew; the lock comes last, for until then nobody else begins here.
+_TRACES: Final = ("daemon.lock", "started.pid", "port", "start.lock")
 _TOKEN: Final = re.compile(r"[!-~]+")  # what an HTTP header can carry
 
 
@@ -49,6 +51,27 @@ def kept_token(directory: Path) -> str:
                 made.write(token)
             new.rename(file)
         return token
+
+
+def clear_failed(directory: Path, log: Path) -> Path:
+    """Take away a state directory that holds nothing but traces of starts; the log moves to the folder that it is in.
+
+    A daemon that never made anything leaves no state file. Call it inside `alone`.
+
+    Returns:
+        Where the log is then.
+    """
+    kept = directory.with_name("failed-start.log")  # one for all: each mistyped address has a directory of its own
+    try:
+        if {file.name for file in directory.iterdir()} - {*_TRACES, log.name}:
+            return log
+        log.replace(kept)
+        for name in _TRACES:
+            (directory / name).unlink(missing_ok=True)
+        directory.rmdir()
+    except OSError:
+        return log if log.exists() else kept
+    return kept
 
 
 def port_of(url: str) -> int | None:

@@ -18,7 +18,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import leasedb
-from leasedb._belongings import free_port, is_free, keep_port, kept_port, kept_token, port_of
+from leasedb._belongings import clear_failed, free_port, is_free, keep_port, kept_port, kept_token, port_of
 from leasedb._discovery import Address
 from leasedb._errors import DaemonStartError
 from leasedb._statedir import Patience, alone, default_state_dir, file_settings, is_locked, make, usable
@@ -65,12 +65,14 @@ class Starter:
         url: http, and an address of this machine.
         settings: what differs from the defaults, by the names in leasedb.toml, such as ``{"pool_ready": "5"}``.
         state_dir: where the daemon keeps its state, and its log.
+        passing: take that away again where nothing comes of the start.
     """
 
-    def __init__(self, url: str, *, settings: Mapping[str, str] = {}, state_dir: Path) -> None:
+    def __init__(self, url: str, *, settings: Mapping[str, str] = {}, state_dir: Path, passing: bool = False) -> None:
         self._url = url
         self._settings = dict(settings)
         self._state_dir = state_dir
+        self._passing = passing
 
     @classmethod
     def at(cls, address: Address) -> "Starter":
@@ -87,7 +89,8 @@ class Starter:
         """
         name = f"existing-{hashlib.sha256(dsn.encode()).hexdigest()[:12]}"
         patience = {} if os.environ.get("LEASEDB_START_TIMEOUT") else {"start_timeout": _EXISTING_LIMIT}
-        return cls._beside(name, {"backend": "existing", "existing_dsn": dsn, **patience})
+        settings = {"backend": "existing", "existing_dsn": dsn, **patience}
+        return cls._beside(name, settings, passing=True)  # the DSN may be mistyped
 
     @classmethod
     def for_whole_servers(cls) -> "Starter":
@@ -99,7 +102,9 @@ class Starter:
         return cls._beside("exclusive", {"pool_exclusive": "1"}, secret=True)
 
     @classmethod
-    def _beside(cls, name: str, settings: Mapping[str, str], *, secret: bool = False) -> "Starter":
+    def _beside(
+        cls, name: str, settings: Mapping[str, str], *, secret: bool = False, passing: bool = False
+    ) -> "Starter":
         """Return the starter of another daemon than the default one, in a folder of its state directory.
 
         Its port is the same in all processes, and each time, unless somebody else has taken it meanwhile.
@@ -111,7 +116,7 @@ class Starter:
         with alone(looking._state_dir, Patience(_LIMIT, threading.Event())):
             url = f"http://127.0.0.1:{looking._port()}"
             more = {"token": kept_token(looking._state_dir)} if secret else {}
-            return cls(url, settings={**settings, **more}, state_dir=looking._state_dir)
+            return cls(url, settings={**settings, **more}, state_dir=looking._state_dir, passing=passing)
 
     def __repr__(self) -> str:
         return f"<Starter of {self.url} in {self._state_dir}>"  # settings may be secrets
@@ -193,7 +198,8 @@ class Starter:
             os.close(lifeline)
         if self._look() is not _Found.NOBODY:
             return False
-        raise self._failed(self._words(since))
+        words = self._words(since)
+        raise self._failed(words, clear_failed(self._state_dir, self.log) if self._passing else self.log)
 
     def _launch(self) -> tuple[int, int]:
         """Start the process.
@@ -210,6 +216,8 @@ class Starter:
         command = [sys.executable, "-P", "-m", "leasedb.cli", "serve", *self._where()]
         with contextlib.ExitStack() as stack, contextlib.ExitStack() as undo:
             with usable(self._state_dir):
+                if self._passing and (port := port_of(self.url)):
+                    keep_port(self._state_dir, port)  # the directory may have been taken away since it was chosen
                 log, since = self._begin_log()
                 stack.callback(os.close, log)
                 # The daemon has this file open, and so locked, from its first moment to its last.
@@ -232,9 +240,9 @@ class Starter:
                     check=True,
                 )
             except subprocess.CalledProcessError:
-                raise self._failed(self._words(since)) from None
+                raise self._failed(self._words(since), self.log) from None
             except OSError as error:
-                raise self._failed(f"{sys.executable} cannot be run: {error.strerror}.") from None
+                raise self._failed(f"{sys.executable} cannot be run: {error.strerror}.", self.log) from None
             undo.pop_all()
         os.set_blocking(ours, False)
         return since, ours
@@ -326,9 +334,9 @@ class Starter:
     def _last_words(self, since: int) -> str:
         return self._words(since).rpartition("\n")[2].rstrip(". ") or "it has said nothing yet"
 
-    def _failed(self, words: str) -> DaemonStartError:
+    def _failed(self, words: str, log: Path) -> DaemonStartError:
         detail = f"No daemon could be started at {self.url}. {words or 'It said nothing.'}"
-        return DaemonStartError(detail, hint=f"(Its log: {self.log})")
+        return DaemonStartError(detail, hint=f"(Its log: {log})")
 
     def _too_slow(self) -> DaemonStartError:
         return DaemonStartError(

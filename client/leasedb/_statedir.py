@@ -92,25 +92,52 @@ def alone(directory: Path, patience: Patience) -> Iterator[None]:
         DaemonStartError: the directory cannot be used, or somebody else has not come to an end in time.
     """
     with usable(directory):
-        make(directory)
-        lock = os.open(directory / "start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = _acquired(directory, patience)
     try:
-        with usable(directory):
-            while not _locked(lock):
-                if not patience.lasts():
-                    raise DaemonStartError(
-                        f"Another process has been starting a daemon in {directory} for too long.",
-                        hint=f"Its log may say why: {directory / 'daemon.log'}",
-                    )
-                if said := patience.news(lambda: "another process is starting a daemon, and this one waits for it"):
-                    _log.warning("%s (log: %s)", said, directory / "daemon.log")
-                patience.pause()
-        try:
-            yield
-        finally:
-            fcntl.flock(lock, fcntl.LOCK_UN)  # a fork meanwhile has it open, too
+        yield
     finally:
+        fcntl.flock(lock, fcntl.LOCK_UN)  # a fork meanwhile has it open, too
         os.close(lock)
+
+
+def _acquired(directory: Path, patience: Patience) -> int:
+    """Return the lock's file, which is ours. Whoever had it may have taken the directory away: then begin anew."""
+    path = directory / "start.lock"
+    while True:
+        make(directory)
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            if patience.lasts():
+                continue
+            raise
+        try:
+            _await_lock(lock, directory, patience)
+            if _is_at(path, lock):
+                return lock
+        except BaseException:
+            os.close(lock)
+            raise
+        os.close(lock)
+
+
+def _await_lock(lock: int, directory: Path, patience: Patience) -> None:
+    while not _locked(lock):
+        if not patience.lasts():
+            raise DaemonStartError(
+                f"Another process has been starting a daemon in {directory} for too long.",
+                hint=f"Its log may say why: {directory / 'daemon.log'}",
+            )
+        if said := patience.news(lambda: "another process is starting a daemon, and this one waits for it"):
+            _log.warning("%s (log: %s)", said, directory / "daemon.log")
+        patience.pause()
+
+
+def _is_at(path: Path, file: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file))
+    except FileNotFoundError:
+        return False
 
 
 def _locked(lock: int) -> bool:

@@ -21,7 +21,7 @@ import pytest
 
 import leasedb
 from leasedb._starting import Starter
-from leasedb._statedir import Patience, default_state_dir
+from leasedb._statedir import Patience, alone, default_state_dir, is_locked
 from leasedb_server.settings import Settings
 from tests.client.processes import environment
 from tests.client.twins import Twin
@@ -494,11 +494,55 @@ def test_a_lock_file_that_says_nothing_of_use_is_no_reason_to_break(place, holde
         assert urlsplit(Starter.for_whole_servers().url).port
 
 
-def test_a_server_that_does_not_answer(place, monkeypatch):
+def test_a_server_that_does_not_answer_leaves_a_log_and_no_directory(place, monkeypatch):
+    """Each mistyped address has a directory of its own."""
     monkeypatch.setenv("LEASEDB_START_TIMEOUT", "1")
-    starter = Starter.for_server(f"postgresql://a:s3cret@127.0.0.1:{free_port()}/x")
-    with leasedb.Client(autostart=starter) as client:
-        assert client.url == starter.url
-        with pytest.raises(leasedb.DaemonStartError, match="onnection refused") as caught:
-            client.acquire()
-    assert "s3cret" not in str(caught.value)
+    log = place.directory / "failed-start.log"
+    for name in ("a", "b"):
+        starter = Starter.for_server(f"postgresql://{name}:s3cret@127.0.0.1:{free_port()}/x")
+        with leasedb.Client(autostart=starter) as client:
+            assert client.url == starter.url
+            for _ in range(2):  # the second time in a directory that has to be made again
+                with pytest.raises(leasedb.DaemonStartError, match="onnection refused") as caught:
+                    client.acquire()
+                assert str(caught.value).endswith(f"(Its log: {log})")
+        assert "s3cret" not in str(caught.value)
+        assert f" at {starter.url}, for process " in log.read_text()
+        assert "onnection refused" in log.read_text()
+        assert list(place.directory.iterdir()) == [log]
+    assert log.stat().st_mode & 0o077 == 0
+
+
+def test_a_directory_with_the_records_of_an_earlier_daemon_stays(place, monkeypatch):
+    monkeypatch.setenv("LEASEDB_START_TIMEOUT", "nonsense")  # it does not come to reading them
+    starter = Starter.for_server("postgresql://a@127.0.0.1/x")
+    records = starter.log.with_name("leasedb.sqlite")
+    records.write_text("earlier")
+    with leasedb.Client(autostart=starter) as client, pytest.raises(leasedb.DaemonStartError) as caught:
+        client.acquire()
+    assert str(caught.value).endswith(f"(Its log: {starter.log})")
+    assert records.read_text() == "earlier"
+    assert Starter.for_server("postgresql://a@127.0.0.1/x").url == starter.url
+
+
+def test_who_waited_for_a_directory_that_was_taken_away_begins_anew(tmp_path):
+    directory, patience = tmp_path / "state", Patience(30, threading.Event())
+    waits, held = threading.Event(), threading.Event()
+
+    class Waiting(Patience):
+        def pause(self) -> None:
+            waits.set()
+            super().pause()
+
+    def wait() -> None:
+        with alone(directory, Waiting(30, threading.Event())):
+            if is_locked(directory / "start.lock"):
+                held.set()
+
+    second = threading.Thread(target=wait)
+    with alone(directory, patience):
+        second.start()
+        assert waits.wait(10)
+        shutil.rmtree(directory)
+    second.join(30)
+    assert held.is_set()

@@ -1,11 +1,13 @@
 """What keeps a daemon from starting: one clear line that says what to do, and an exit code that is not 0."""
 
+import contextlib
 import json
 import os
 import pty
 import shutil
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
+from leasedb_server.store import SqliteStore
 from tests.contracts import engines
 from tests.contracts.bench import tar
 from tests.contracts.registry import Registry
@@ -254,6 +257,20 @@ def test_requests_wait_while_the_first_server_starts(make):
             return None
 
     assert until(lease, 30).status_code == 201
+
+
+def test_a_start_that_reached_no_server_leaves_no_state_file_but_that_which_was_there(make):
+    daemon = make(BACKEND="existing", EXISTING_DSN="postgresql://u:p@127.0.0.1:1/x", START_TIMEOUT="1")
+    file = daemon.state_dir / "leasedb.sqlite"
+    refusal(daemon)
+    assert [path.name for path in daemon.state_dir.iterdir()] == ["daemon.lock"]
+    with contextlib.closing(SqliteStore(file)._driver) as driver:  # as an earlier daemon would
+        driver.execute("INSERT INTO daemon VALUES ('earlier')")
+        driver.commit()
+    (daemon.directory / "log").unlink()
+    refusal(daemon)
+    with contextlib.closing(sqlite3.connect(file)) as driver:
+        assert driver.execute("SELECT id FROM daemon").fetchall() == [("earlier",)]
 
 
 def test_who_waits_for_a_first_server_that_never_comes_gets_an_answer(make):

@@ -27,6 +27,23 @@ async def started_again(life, **settings):
 # --- choosing ---
 
 
+def test_a_lent_server_is_touched_once_something_was_going_to_be_made_there():
+    """Until then the records speak of nothing that is there, and may go."""
+
+    async def work():
+        refused = ServerRefusedError("no", sqlstate="42501")
+        assert (await loaded({"embedded": True})).serving.touched
+        for method, touched in (("open", False), ("survey", False), ("create_base", True)):
+            life = await loaded({"existing": False})
+            life.admin.faults.errors = {method: [refused]}
+            await life.serving.choose(lambda _line: None)
+            with pytest.raises(ServerRefusedError):
+                await life.serving.bring_up(await life.serving.begin())
+            assert life.serving.touched is touched, method
+
+    run(work())
+
+
 async def loaded(kinds):
     world = FakeWorld()
     return await Life(world, MemoryStore(world), FakeClock(), kinds=kinds).load()

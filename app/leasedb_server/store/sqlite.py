@@ -120,6 +120,7 @@ class SqliteStore:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._new, self._discarded = not path.exists(), False
         try:
             path.touch(mode=0o600)
             path.chmod(0o600)
@@ -187,8 +188,14 @@ class SqliteStore:
             for statement in _FORGET:
                 driver.execute(statement, values)
 
+    def discard(self) -> None:
+        """Leave no file behind when closed, if there was none before."""
+        self._discarded = self._new
+
     async def close(self) -> None:
-        self._driver.close()
+        self._driver.close()  # takes the other files of the database away
+        if self._discarded:
+            self._path.unlink(missing_ok=True)
 
     def _commit(self, statement: str, values: Mapping[str, Any]) -> None:
         """Run one statement in a transaction of its own."""

@@ -63,6 +63,8 @@ class Serving:
         self._backends = {backend.kind: backend for backend in (*candidates, *others)}
         self._start_timeout = start_timeout
         self._missed: dict[str, int] = {}
+        # Whether something may have been made that only the records tell to be ours.
+        self.touched = any(backend.disposable for backend in candidates)
         self._chosen: ServerBackend | None = None
         self.reason = ""  # why this backend, for people
         self.notes: dict[str, tuple[str, ...]] = {}
@@ -214,6 +216,7 @@ class Serving:
         name = Name(self._daemon, Kind.TEMPLATE, new_ident())
         copy = Copy(name.ident, server.id, base_key(server.edition), str(name))
         await self._ledger.put_copy(copy)
+        self.touched = True
         return copy
 
     async def _abandon(self, server: Server, error: str) -> None:
