@@ -61,8 +61,10 @@ async def test_what_a_holder_keeps_itself_does_not_make_room(life):
     leases = [await life.acquire("me") for _ in range(3)]
     for lease in leases[:2]:
         await life.keeping.keep(lease.id, 60)
-    with pytest.raises(KeepQuotaError, match=r"2 leases may be kept at once, and holder 'me' keeps all"):
+    with pytest.raises(KeepQuotaError, match=r"2 leases may be kept at once, and holder 'me' keeps all") as caught:
         await life.keeping.keep(leases[2].id, 60)
+    for told in ("leasedb kept", "--drop ID", "leasedb stop", "LEASEDB_KEEP_MAX", "LEASEDB_POOL_MAX"):
+        assert told in caught.value.hint
     assert life.leasing.get(leases[2].id) == leases[2]
     await life.keeping.keep(leases[0].id, 120)  # again: counts once
     await life.leasing.release(leases[0].id, sync=False)
@@ -84,8 +86,10 @@ async def test_two_that_ask_at_once_both_keep_within_the_quota(life):
 @living(keep_max=0)
 async def test_nothing_is_kept_where_that_is_turned_off(life):
     lease = await life.acquire()
-    with pytest.raises(KeepQuotaError, match="No lease may be kept"):
+    with pytest.raises(KeepQuotaError, match="No lease may be kept") as caught:
         await life.keeping.keep(lease.id, 60)
+    assert "--drop" not in caught.value.hint  # there is nothing to drop
+    assert "leasedb stop" in caught.value.hint
 
 
 @lives

@@ -65,7 +65,10 @@ class LeaseLostError(LeaseEndedError):
 class KeepQuotaError(LeasedbError):
     code = "keep-quota"
     title = "No more leases are kept at once"
-    default_hint = "Release some: 'leasedb kept' lists them; or raise LEASEDB_KEEP_MAX."
+    default_hint = (
+        "'leasedb kept' lists them, and with --drop ID or --drop-all gives them back. For more at once, stop the daemon"
+        " ('leasedb stop') and start it with a larger LEASEDB_KEEP_MAX; half of LEASEDB_POOL_MAX counts at most."
+    )
 
 
 class ServerNotFoundError(LeasedbError):

@@ -47,7 +47,7 @@ class Keeping:
             )
         leave = makes_room(self._ledger.inventory.active_leases(), lease, self._most)
         if leave is None:
-            raise KeepQuotaError(self._refusal(lease))
+            raise self._refusal(lease)
         # First, in one go with the look above: of two callers at once, each makes room for itself.
         await self._ledger.put_lease(lease := lease.keep(self._clock.now(), ttl))
         log.info("lease %s is kept for %.0f s", lease.id, lease.ttl)
@@ -55,8 +55,12 @@ class Keeping:
         await asyncio.gather(*(self._leasing.end(one, LeaseState.RELEASED, reason, fact=True) for one in leave))
         return lease
 
-    def _refusal(self, lease: Lease) -> str:
+    def _refusal(self, lease: Lease) -> KeepQuotaError:
         if self._most <= 0:
-            return "No lease may be kept on this daemon: keep_max is 0, or pool_max is 1."
+            return KeepQuotaError(
+                "No lease may be kept on this daemon: keep_max is 0, or pool_max is 1.",
+                hint="Stop it ('leasedb stop') and start it with LEASEDB_KEEP_MAX of 1 or more, and LEASEDB_POOL_MAX of"
+                " at least twice that.",
+            )
         whose = f"holder {lease.holder.name!r} keeps" if lease.holder.name else "those without a holder's name keep"
-        return f"{self._most} leases may be kept at once, and {whose} all of them."
+        return KeepQuotaError(f"{self._most} leases may be kept at once, and {whose} all of them.")

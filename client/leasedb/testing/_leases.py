@@ -137,7 +137,8 @@ class LeaseBook:
                 raise Problem(
                     "keep-quota",
                     f"{len(kept)} leases are kept, and {self.keep_max} may be.",
-                    hint="Drop some, see: leasedb kept; or raise LEASEDB_KEEP_MAX.",
+                    hint="'leasedb kept' lists them, and with --drop ID or --drop-all gives them back. For more at "
+                    "once, stop the daemon ('leasedb stop') and start it with a larger LEASEDB_KEEP_MAX.",
                 )
             oldest = min(others, key=lambda other: other["created_at"])
             self.end(oldest, "released", "it made room for another that is kept")
