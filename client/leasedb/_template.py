@@ -24,6 +24,7 @@ class BuildFailure:
         statement: number of the statement in the text, from 1.
         line: of the text, from 1.
         sql: the beginning of the statement.
+        hint: what to do; empty when the daemon did not say.
     """
 
     message: str
@@ -31,6 +32,7 @@ class BuildFailure:
     statement: int | None = None
     line: int | None = None
     sql: str | None = None
+    hint: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +131,7 @@ def build_failure(data: Json) -> BuildFailure:
         statement=int_or_none(data, "statement"),
         line=int_or_none(data, "line"),
         sql=text_or_none(data, "sql"),
+        hint=str(data.get("hint") or ""),
     )
 
 

@@ -154,7 +154,9 @@ class TemplateCalls(Calls):
             if ours and found.state == "sealed":
                 return found, left
             if ours and found.state == "failed" and pause and found.error is not None:
-                error = BuildFailedError(found.error.message, hint="Mend what failed and build again.")
+                error = BuildFailedError(
+                    found.error.message, hint=found.error.hint or "Mend what failed and build again."
+                )
                 error.error = found.error
                 raise error
             if not (ours and found.state == "building" and left):

@@ -160,7 +160,7 @@ def _build_by_command(args: argparse.Namespace) -> int:
             raise
         if failed is not None:
             daemon.abandon_template(args.template, lease, failed)
-            say(f"{failed}, so template {args.template} was not built")
+            say(f"{failed}, so template {args.template} was not built; mend what failed and run this again")
             return code
         return _built(daemon.seal_template(args.template, lease, force=True))
 

@@ -18,7 +18,9 @@ def template_lines(templates: Templates, now: datetime | None = None) -> list[st
         rows = [[row[0], *row[2:]] for row in rows]
     budget = "" if templates.budget is None else f" of {size(templates.budget)}"
     total = f"{count(len(templates), 'template')}, {size(templates.bytes)}{budget}"
-    return [*table(rows), *template_notes(templates), "", total]
+    # each remedy once: many that failed failed alike
+    remedies = dict.fromkeys(template.error.hint for template in templates if template.error and template.error.hint)
+    return [*table(rows), *template_notes(templates), *remedies, "", total]
 
 
 def template_notes(templates: Sequence[Template]) -> Iterator[str]:

@@ -77,9 +77,10 @@ def test_a_command_that_fails(cli, daemon_url, run_id, command, code):
     done = cli(daemon_url, "template", "build", name, "--fingerprint", "v1", "--label", f"run={run_id}", "--", *words)
     assert (done.returncode, done.stdout) == (code, "")
     told = f"{command} exited with 7" if code == 7 else "nosuchcommand: command not found"
-    assert done.stderr == f"leasedb: {told}, so template {name} was not built\n"
+    assert done.stderr == f"leasedb: {told}, so template {name} was not built; mend what failed and run this again\n"
     with leasedb.Client(daemon_url) as client:
         assert client.get_template(name).error.message == told
+        assert "build again" in client.get_template(name).error.hint
         assert {lease.state for lease in client.leases(labels={"run": run_id})} == {"released"}
 
 
@@ -153,6 +154,7 @@ def test_list(cli, stand_in):
     assert lines[5].startswith(branch.name)
     assert lines[6] == "slow: being built by me"
     assert lines[7].startswith(f'broken failed: line 2: syntax error at or near "{FAILS}" (SQLSTATE 42601) in: {FAILS}')
+    assert lines[8] == "Mend the statement and send the text again; nothing of it was kept."
     assert lines[-1] == "6 templates, 46.8 MB of 4.0 GB"
 
 
@@ -254,6 +256,7 @@ def test_many_templates_that_failed(cli, stand_in):
     lines = cli(stand_in.url, "template", "ls").stdout.splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["NAME", "base", "shop"]
     assert lines[3:10] == newest
+    assert lines[10:12] == ["Mend what failed and build again; whoever asks next becomes the builder.", ""]
 
 
 def test_an_older_daemon(cli):

@@ -198,12 +198,14 @@ def test_a_file_is_not_sent_while_somebody_else_builds_the_same(dump):
 
 def test_somebody_elses_failure_says_which_line_of_the_file(dump):
     error = {"message": "no such column", "sqlstate": "42703", "statement": 2, "line": 2, "sql": "select x"}
+    error["hint"] = "Add the column."
     busy, failed = (answer(200, TEMPLATE | {"state": state, "error": error}) for state in ("building", "failed"))
     with pytest.raises(
         leasedb.BuildFailedError, match=r"dump\.sql:2: no such column \(SQLSTATE 42703\) in: select x"
     ) as e:
         drive(wire().put_template(ORDER, dump), busy, failed)
     assert e.value.error == leasedb.BuildFailure(**error)
+    assert e.value.hint == e.value.error.hint == "Add the column."
 
 
 def test_sql_that_fails_says_which_line(dump):

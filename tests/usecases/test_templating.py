@@ -110,6 +110,20 @@ async def test_an_extension_that_fails_says_what_to_do(life):
     with pytest.raises(SqlFailedError) as caught:
         await life.put("shop", "create extension vector;")
     assert "IF NOT EXISTS vector" in caught.value.hint
+    assert life.templating.get("shop").fault.hint == caught.value.hint
+    with pytest.raises(UnknownTemplateError, match=r"its build failed: no\. .*IF NOT EXISTS vector"):
+        await life.acquire(template="shop")
+
+
+@living(targets=FEW)
+async def test_who_waited_is_told_the_same_remedy(life):
+    life.admin.faults.errors = {"run_sql": [SqlFailedError("no", sqlstate="42710", sql="create extension vector")]}
+    first, second = (asyncio.ensure_future(life.put("shop", "create extension vector;")) for _ in range(2))
+    with pytest.raises(SqlFailedError):
+        await first
+    with pytest.raises(BuildFailedError) as caught:
+        await second
+    assert "IF NOT EXISTS vector" in caught.value.hint
 
 
 @living(targets=FEW)
@@ -121,7 +135,7 @@ async def test_a_statement_that_fails_leaves_nothing_but_the_reason(life):
     failed = life.templating.get("shop")
     assert failed.state is TemplateState.FAILED
     assert (failed.fault.sqlstate, failed.fault.statement, failed.fault.line) == ("42601", 3, 7)
-    with pytest.raises(UnknownTemplateError, match="not sealed but failed"):
+    with pytest.raises(UnknownTemplateError, match=r"its build failed: .*Mend the statement"):
         await life.acquire(template="shop")
     with pytest.raises(ParentMissingError, match="is failed"):
         await life.put("cart", "more;", parent="shop")
@@ -285,6 +299,7 @@ async def test_a_failure_is_told_to_those_who_waited_and_not_to_the_next(life):
         with pytest.raises(BuildFailedError, match="the migration failed") as caught:
             await other
         assert caught.value.cause.message == "the migration failed"
+        assert "build again" in caught.value.hint
     template, again = await newcomer
     assert (template.state, template.fault) == (TemplateState.BUILDING, None)
     assert again.id != lease.id

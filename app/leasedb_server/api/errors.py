@@ -166,7 +166,7 @@ def members(error: LeasedbError) -> dict[str, Any]:
         case domain.BuildFailedError():
             found["error"] = fault_whole(error.cause)
         case domain.SqlFailedError():
-            found = fault_whole(Fault(error.detail, error.sqlstate, error.statement, error.line, error.sql))
+            found = fault_whole(Fault(error.detail, error.sqlstate, error.statement, error.line, error.sql, error.hint))
     return found
 
 

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from leasedb_server.domain.database import Database, DatabaseState
 from leasedb_server.domain.edition import parted
+from leasedb_server.domain.errors import BuildFailedError
 from leasedb_server.domain.fault import Fault
 from leasedb_server.domain.inventory import Inventory
 from leasedb_server.domain.lease import Instant, Lease
@@ -199,6 +200,7 @@ def fault_whole(fault: Fault) -> dict[str, Any]:
         "statement": fault.statement,
         "line": fault.line,
         "sql": fault.sql,
+        "hint": fault.hint or BuildFailedError.default_hint,
     }
 
 

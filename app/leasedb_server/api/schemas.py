@@ -114,6 +114,7 @@ class BuildErrorOut(BaseModel):
     statement: int | None = Field(description="number of the statement, from 1")
     line: int | None = Field(description="of the text, from 1")
     sql: str | None = Field(description="the beginning of the statement")
+    hint: str = Field(description="what to do")
 
 
 class SessionOut(BaseModel):

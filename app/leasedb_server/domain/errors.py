@@ -204,7 +204,7 @@ class BuildFailedError(LeasedbError):
 
     Args:
         detail: what failed.
-        cause: what is known of the failure.
+        cause: what is known of the failure; its hint is this error's.
     """
 
     code = "build-failed"
@@ -212,7 +212,7 @@ class BuildFailedError(LeasedbError):
     default_hint = "Mend what failed and build again; whoever asks next becomes the builder."
 
     def __init__(self, detail: str, *, cause: Fault) -> None:
-        super().__init__(detail)
+        super().__init__(detail, hint=cause.hint or None)
         self.cause = cause
 
 

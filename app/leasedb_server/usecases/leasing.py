@@ -11,6 +11,7 @@ from typing import Final
 from leasedb_server.domain.database import Database, DatabaseState
 from leasedb_server.domain.edition import Editions, parted
 from leasedb_server.domain.errors import (
+    BuildFailedError,
     HolderNotFoundError,
     InvalidRequestError,
     LeasedbError,
@@ -165,6 +166,12 @@ class Leasing:
         if is_base(key) or (found and found.sealed):
             return
         name, edition = parted(key)
+        if found and found.fault:
+            why = found.fault.message.rstrip(".")
+            raise UnknownTemplateError(
+                f"There is no template {name!r} to lease from: its build failed: {why}.",
+                hint=found.fault.hint or BuildFailedError.default_hint,
+            )
         state = f"it is not sealed but {found.state}" if found else "it was never built, or evicted"
         known = sorted(
             one.name

@@ -177,7 +177,7 @@ class Templating:
         except SqlFailedError as error:
             backend = self._inventory.server_of(database).backend
             error.hint = extension_remedy(error.sqlstate, error.sql or "", backend) or error.hint
-            fault = Fault(error.detail, error.sqlstate, error.statement, error.line, error.sql)
+            fault = Fault(error.detail, error.sqlstate, error.statement, error.line, error.sql, error.hint)
             await self._fail(self._builder(wanted.key, lease.id), fault)
             raise
 
@@ -342,7 +342,7 @@ class Templating:
 
     async def _too_large(self, template: Template, copy: Copy, size: int) -> None:
         message = f"it has {size} bytes, and all templates together may have {self._copies.budget}"
-        await self._fail(template, Fault(message))
+        await self._fail(template, Fault(message, hint=TemplateTooLargeError.default_hint))
         await self._ledger.put_copy(copy.to(CopyState.CONDEMNED), fact=True)
         await self._conclude(template, copy)
         raise TemplateTooLargeError(f"The template {template.name!r} is not kept: {message}.")

@@ -144,6 +144,7 @@ class TemplateBook:
             "statement": "\n".join(lines[: failing - 1]).count(";") + 1,
             "line": failing,
             "sql": lines[failing - 1].strip() + "\nsecond line",
+            "hint": "Mend the statement and send the text again; nothing of it was kept.",
         }
         entry |= {"state": "failed", "error": error}
         self._state.notify_all()
@@ -186,8 +187,9 @@ class TemplateBook:
     def _abandon(self, name: str, body: Entry) -> Reply:
         entry = self._built_by(name, body["lease"])
         if "error" in body:
-            told = {"message": body["error"], "sqlstate": None, "statement": None, "line": None, "sql": None}
-            entry |= {"state": "failed", "error": told, "progress": ""}
+            told = dict.fromkeys(("sqlstate", "statement", "line", "sql"))
+            hint = "Mend what failed and build again; whoever asks next becomes the builder."
+            entry |= {"state": "failed", "error": {"message": body["error"], **told, "hint": hint}, "progress": ""}
         self._end(body["lease"])
         return 204, None, {}
 
