@@ -33,21 +33,23 @@ def reach() -> Parser:
 def edition() -> Parser:
     """Return the options that say which Postgres."""
     parser = Parser(add_help=False)
-    parser.add_argument("--postgres", metavar="MAJOR", help="the Postgres version, such as 18")
-    parser.add_argument("--image", help="the image of the server, such as pgvector/pgvector:pg17")
+    parser.add_argument("--postgres", type=text, metavar="MAJOR", help="the Postgres version, such as 18")
+    parser.add_argument("--image", type=text, help="the image of the server, such as pgvector/pgvector:pg17")
     return parser
 
 
 def wishes() -> Parser:
     """Return the options that say what lease is wanted; `wanted` reads them."""
     parser = Parser(add_help=False, parents=[edition()])
-    parser.add_argument("--template", default="base", help="what to clone (base: empty, with the extension vector)")
+    parser.add_argument(
+        "--template", type=text, default="base", help="what to clone (base: empty, with the extension vector)"
+    )
     parser.add_argument("--ttl", type=seconds, metavar="SECONDS", help="how long it lives unless renewed (300)")
     parser.add_argument("--wait", type=seconds, metavar="SECONDS", help="how long to wait for a free one (60)")
     parser.add_argument("--label", action="append", type=label, metavar="KEY=VALUE", help="may be repeated")
     parser.add_argument("--exclusive", action="store_true", help="a whole server, with a superuser login")
-    parser.add_argument("--database", help="name of the database, with --exclusive")
-    parser.add_argument("--user", help="name of the login, with --exclusive")
+    parser.add_argument("--database", type=text, help="name of the database, with --exclusive")
+    parser.add_argument("--user", type=text, help="name of the login, with --exclusive")
     return parser
 
 
@@ -72,18 +74,27 @@ def wanted(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def seconds(text: str) -> float:
+def seconds(argument: str) -> float:
     try:
-        return float(text)
+        return float(argument)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
+        raise argparse.ArgumentTypeError(f"{argument!r} is not a number of seconds") from None
 
 
-def label(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
+def label(argument: str) -> tuple[str, str]:
+    key, equals, value = text(argument).partition("=")
     if not key or not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+        raise argparse.ArgumentTypeError(f"{argument!r} is not KEY=VALUE")
     return key, value
+
+
+def text(argument: str) -> str:
+    """Return an argument that JSON can carry; a command line may have bytes that are no text."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{argument!r} is not text") from None
+    return argument
 
 
 def client(args: argparse.Namespace) -> "leasedb.Client":

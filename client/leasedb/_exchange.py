@@ -238,9 +238,13 @@ def given(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def segment(ident: str, missing: type[LeasedbError]) -> str:
     """Return an id as one segment of a path; what cannot be one would reach another route."""
-    if ident in {"", ".", ".."}:
-        raise missing(f"{ident!r} is not an id.")
-    return quote(ident, safe="")
+    try:
+        quoted = quote(ident, safe="")
+    except UnicodeEncodeError:  # from a command line whose bytes are no text
+        quoted = ""
+    if quoted in {"", ".", ".."}:
+        raise missing(f"{ident!r} is not an id.", hint="'leasedb status' lists leases and templates.")
+    return quoted
 
 
 def seconds(name: str, value: float | None) -> float | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import leasedb
-from leasedb._arguments import Parser, UsageError, client, edition, label, say, seconds, show
+from leasedb._arguments import Parser, UsageError, client, edition, label, say, seconds, show, text
 from leasedb._models import as_json
 from leasedb._sql import Sql, first_line, of_path
 from leasedb._tables import count, size
@@ -25,11 +25,13 @@ def add_commands(add: Add) -> None:
     """Add `reset` and `branch`."""
     one = add("reset", _reset, "give a lease's database its template's content again; its URL stays")
     one.add_argument("id", metavar="LEASE")
-    one.add_argument("--template", help="another content: a branch of this lease")
+    one.add_argument("--template", type=text, help="another content: a branch of this lease")
     one.add_argument("--wait", type=seconds, metavar="SECONDS", help="how long to wait for a free one (60)")
     one = add("branch", _branch, "make a template of what a lease's database holds, and print its name")
     one.add_argument("id", metavar="LEASE")
-    one.add_argument("template", nargs="?", metavar="NAME", help="of the template; without one it goes with the lease")
+    one.add_argument(
+        "template", nargs="?", type=text, metavar="NAME", help="of the template; without one it goes with the lease"
+    )
     one.add_argument("--force", action="store_true", help="end the sessions that are open on the database")
 
 
@@ -43,10 +45,12 @@ def add_template_commands(add: Add) -> None:
     )
     one.add_argument("template", metavar="NAME")
     one.add_argument("--sql", metavar="FILE", help="an .sql file or plain dump, a folder of .sql files, or - for stdin")
-    one.add_argument("--parent", default="base", help="the template it is built upon (base)")
+    one.add_argument("--parent", type=text, default="base", help="the template it is built upon (base)")
     content = one.add_mutually_exclusive_group()
     content.add_argument("--hash", nargs="+", type=Path, metavar="PATH", help="what CMD reads, to notice changes")
-    content.add_argument("--fingerprint", metavar="TEXT", help="what tells this content from another, instead")
+    content.add_argument(
+        "--fingerprint", type=text, metavar="TEXT", help="what tells this content from another, instead"
+    )
     one.add_argument("--wait", type=seconds, default=600.0, metavar="SECONDS", help="for another's build (600)")
     one.add_argument("--ttl", type=seconds, metavar="SECONDS", help="after which a silent CMD is given up (300)")
     one.add_argument(

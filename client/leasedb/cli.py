@@ -36,6 +36,7 @@ The daemon that is started in the background ends when it has had nothing to do 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; every failure is one line on stderr."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _stand_in_for_closed()
     logging.basicConfig(format="leasedb: %(message)s", level=logging.WARNING)
     try:
         if arguments[:1] in (["serve"], ["clean"]):
@@ -48,13 +49,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LeasedbError as error:
         say("\n".join(about_templates.failure_lines(error)))
         return 1
-    except BrokenPipeError:
-        # whoever read our output has left; Python would complain again when it flushes at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _BROKEN_PIPE
+    except OSError as error:
+        return _broken_off(error)
     except KeyboardInterrupt:
         return _INTERRUPTED
     return code
+
+
+def _stand_in_for_closed() -> None:
+    """Open something in the place of each standard file that was closed, or the next socket would take its number.
+
+    Writing to what stands for stdout fails, as it does to what is closed.
+    """
+    for name, flags, mode in (("stdin", os.O_RDONLY, "r"), ("stdout", os.O_RDONLY, "w"), ("stderr", os.O_WRONLY, "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, flags), mode))
+
+
+def _broken_off(error: OSError) -> int:
+    """Say why the output could not be written, unless its reader has left, and return the exit code."""
+    # what is yet to be written goes nowhere; Python would complain again when it flushes at exit
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return _BROKEN_PIPE
+    say(f"{error.filename or 'the output cannot be written'}: {error.strerror or error}")
+    return 1
 
 
 def _run(arguments: list[str]) -> int:

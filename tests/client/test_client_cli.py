@@ -262,6 +262,53 @@ def test_something_else_at_the_address(cli, stand_in):
     assert "is not a leasedb daemon" in done.stderr
 
 
+@pytest.mark.parametrize("arguments", [["status"], ["kept"], ["lease"], ["template", "ls"]], ids=" ".join)
+@pytest.mark.parametrize(
+    ("target", "reason"), [("&-", "Bad file descriptor"), ("/dev/full", "No space left on device")]
+)
+def test_an_output_that_takes_nothing_is_one_line_and_1(start_cli, stand_in, arguments, target, reason):
+    """Such as a full disk, or a service that starts programs with their output closed."""
+    if target != "&-" and not Path(target).exists():
+        pytest.skip("needs a device that is full")
+    process = start_cli(stand_in.url, *arguments, prefix=["sh", "-c", f'exec "$@" >{target}', "sh"])
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (1, f"leasedb: the output cannot be written: {reason}\n")
+
+
+def test_what_is_closed_besides_is_no_matter(start_cli, stand_in):
+    process = start_cli(stand_in.url, "status", prefix=["sh", "-c", 'exec "$@" 2>&- <&-', "sh"])
+    assert process.communicate(timeout=30)[0].startswith("daemon ")
+    assert process.returncode == 0
+    words = ["template", "build", "shop", "--sql", "-"]
+    process = start_cli(stand_in.url, *words, prefix=["sh", "-c", 'exec "$@" <&-', "sh"])
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (1, "leasedb: Nothing came from stdin. See what was to write it.\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["release", "?"], 1),
+        (["psql", "?"], 1),
+        (["reset", "?"], 1),
+        (["template", "rm", "?"], 1),
+        (["branch", "id", "?"], 2),
+        (["lease", "--template", "?"], 2),
+        (["lease", "--image", "?"], 2),
+        (["lease", "--label", "run=?"], 2),
+        (["template", "build", "shop", "--fingerprint", "?", "--", "true"], 2),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bytes_that_are_no_text_are_told_in_one_line(start_cli, stand_in, words, code):
+    process = start_cli(stand_in.url, *(word.replace("?", "\udcff") for word in words))
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert said.startswith("leasedb: ")
+    assert len(said.splitlines()) == 1
+    assert "is not an id" in said or "is not text" in said
+
+
 def test_a_reader_that_leaves(start_cli, stand_in):
     with leasedb.Client(stand_in.url) as client:
         for _ in range(50):  # more than a pipe holds

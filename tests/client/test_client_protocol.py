@@ -203,9 +203,9 @@ def test_release_all():
         wire().release_all({}, sync=False)
 
 
-@pytest.mark.parametrize("ident", ["", ".", ".."])
+@pytest.mark.parametrize("ident", ["", ".", "..", "\udcff"])
 def test_an_id_that_would_reach_another_route_is_none(ident):
-    with pytest.raises(_errors.LeaseNotFoundError):
+    with pytest.raises(_errors.LeaseNotFoundError, match="leasedb status"):
         next(wire().get(ident))
     with pytest.raises(_errors.ServerNotFoundError):
         next(wire().server_logs(ident, 5))

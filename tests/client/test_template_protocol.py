@@ -101,7 +101,7 @@ def test_deleting_over_a_connection_that_breaks():
         drive(wire().delete_template("shop", postgres=None, image=None), gone)
 
 
-@pytest.mark.parametrize("name", ["", ".", ".."])
+@pytest.mark.parametrize("name", ["", ".", "..", "\udcff"])
 def test_a_name_that_would_reach_another_route_is_none(name):
     with pytest.raises(leasedb.TemplateNotFoundError):
         next(wire().get_template(name))
