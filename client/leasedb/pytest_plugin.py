@@ -122,6 +122,11 @@ class _Workers:
         self._config = config
         self._shown: dict[str, str] = {}  # errors, and the test whose report has them whole
 
+    def pytest_configure_node(self, node: Any) -> None:
+        from leasedb._plugin import waiting  # noqa: PLC0415 - only where it is needed
+
+        waiting.listen(self._config, node)
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Show what several workers failed for once, and the traceback of a build."""

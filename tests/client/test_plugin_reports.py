@@ -135,7 +135,7 @@ def test_why_nothing_can_serve_is_told_once(run, stand_in, workers):
 
 @pytest.mark.parametrize("arguments", [[], ["-s"], ["-q"], ["-n1"], ["-pno:terminal"]])
 def test_what_the_client_warns_of_while_a_daemon_is_started(run, stand_in, arguments):
-    """Although a fixture's output is captured; but not afterwards, and not where there is no terminal."""
+    """Although a fixture's output is captured, and in a worker; but not afterwards, and not without a terminal."""
     source = """
         import logging, pytest
         from leasedb._plugin.waiting import showing_warnings
@@ -151,7 +151,27 @@ def test_what_the_client_warns_of_while_a_daemon_is_started(run, stand_in, argum
     result = run(source, *arguments)
     assert result.ret == 0
     told = [line for line in result.outlines if line.startswith("leasedb: s")]
-    assert told == ["leasedb: still starting: pulling"] * (arguments not in (["-n1"], ["-pno:terminal"]))
+    assert told == ["leasedb: still starting: pulling"] * (arguments != ["-pno:terminal"])
+
+
+def test_what_workers_warn_of_while_a_daemon_is_started(run, stand_in):
+    """What several say once, but twice what one of them says twice."""
+    source = """
+        import logging, pytest
+        from leasedb._plugin.waiting import showing_warnings
+        @pytest.fixture(scope="session")
+        def started(request, worker_id):
+            with showing_warnings(request.config):
+                for line in ("starting it", f"starting {worker_id}", f"starting {worker_id}"):
+                    logging.getLogger("leasedb").warning(line)
+        @pytest.mark.parametrize("n", range(2))
+        def test_it(started, pg_lease, n): pass
+        """
+    result = run(source, "-n2")
+    result.assert_outcomes(passed=2)
+    told = sorted(line for line in result.outlines if line.startswith("leasedb: s"))
+    assert told == [f"leasedb: starting {what}" for what in ("gw0", "gw0", "gw1", "gw1", "it")]
+    assert run(None, "-n2", "-pno:terminal").ret == 0
 
 
 @pytest.mark.parametrize("workers", [[], ["-n2"]])

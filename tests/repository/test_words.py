@@ -20,7 +20,7 @@ def defined_names(tree: ast.Module) -> set[str]:
     """Names that this code chose itself; what foreign code calls its things is not our affair."""
     names = set[str]()
     hooks = [step for step in ast.walk(tree) if isinstance(step, ast.FunctionDef) and step.name.startswith("pytest_")]
-    given = {id(argument) for hook in hooks for argument in ast.walk(hook.args)}  # pytest goes by their names
+    given = {id(part) for hook in hooks for part in (hook, *ast.walk(hook.args))}  # pytest goes by their names
     for step in ast.walk(tree):
         if id(step) in given:
             continue
