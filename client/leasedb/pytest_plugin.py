@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from leasedb._plugin.names import ALL, RUN
-from leasedb._plugin.options import SCOPES, add_options, is_given
+from leasedb._plugin import ALL, RUN, SCOPES, TOLD, add_options, is_given
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
@@ -28,7 +27,6 @@ _MARKER = (
     "leasedb(template, postgres, image, server, database, user, ttl, mode, scope): what database the test wants, each "
     "by name and as the options --leasedb-... have it"
 )
-_TOLD = pytest.StashKey[list[Any]]()  # by the workers of pytest-xdist
 
 
 # --- hooks ---
@@ -44,8 +42,6 @@ def pytest_configure(config: pytest.Config) -> None:
         from leasedb._plugin.choices import choose  # noqa: PLC0415 - only where it is needed
 
         choose(config)  # to say what makes no sense before pytest-xdist has workers who would say it each
-    if config.pluginmanager.hasplugin("xdist"):
-        config.pluginmanager.register(_Workers(config), "leasedb-workers")
 
 
 @pytest.hookimpl(tryfirst=True)  # before a worker of pytest-xdist says that it is ready for tests
@@ -92,7 +88,7 @@ def pytest_runtest_makereport(
 @pytest.hookimpl(trylast=True)  # once the session's leases are given back
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Take back what was announced for tests that did not come to it; with pytest-xdist when all workers are done."""
-    run, told = session.config.stash.get(RUN, None), session.config.stash.get(_TOLD, [])
+    run, told = session.config.stash.get(RUN, None), session.config.stash.get(TOLD, [])
     if run is None and not told:
         return
     from leasedb._plugin import announcing, reporting  # noqa: PLC0415 - only where it is needed
@@ -107,7 +103,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    run, told = config.stash.get(RUN, None), config.stash.get(_TOLD, [])
+    run, told = config.stash.get(RUN, None), config.stash.get(TOLD, [])
     if run is None and not told:
         return
     from leasedb._plugin import reporting  # noqa: PLC0415 - only where it is needed
@@ -115,31 +111,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     reporting.summary(terminalreporter, run, told)
 
 
-class _Workers:
-    """Takes in what the workers of pytest-xdist have to tell."""
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_configure_node(node: Any) -> None:
+    from leasedb._plugin import workers  # noqa: PLC0415 - only where it is needed
 
-    def __init__(self, config: pytest.Config) -> None:
-        self._config = config
-        self._shown: dict[str, str] = {}  # errors, and the test whose report has them whole
-
-    def pytest_configure_node(self, node: Any) -> None:
-        from leasedb._plugin import waiting  # noqa: PLC0415 - only where it is needed
-
-        waiting.listen(self._config, node)
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Show what several workers failed for once, and the traceback of a build."""
-        error, again = getattr(report, "leasedb_error", ("", ""))
-        if error:
-            first = self._shown.setdefault(error, report.nodeid)
-            if first != report.nodeid:
-                report.longrepr = f"{again}{first})"
-
-    def pytest_testnodedown(self, node: Any) -> None:
-        told = getattr(node, "workeroutput", {}).get("leasedb")  # one that was killed tells nothing
-        if told:
-            self._config.stash.setdefault(_TOLD, []).append(told)
+    workers.listen(node)
 
 
 # --- fixtures ---

@@ -14,7 +14,7 @@ from benchmarks.machine import BenchmarkError
 from benchmarks.outcome import Group, Mark, Outcome, Panel, Row, Table, left_out
 from benchmarks.samples import Samples
 from benchmarks.suites import ways
-from leasedb._plugin.names import ALL
+from leasedb._plugin import ALL
 from tests.repository.sources import ROOT
 
 ROWS = [row for group in command.GROUPS for row in group.rows]

@@ -12,8 +12,8 @@ from typing import Any, Final
 import pytest
 
 import leasedb
+from leasedb._plugin import ALL, FRESH
 from leasedb._plugin.choices import NAME, Wishes, choose, wishes_of
-from leasedb._plugin.names import ALL, FRESH
 from leasedb._plugin.run import BASE, Run
 
 _MOST_EXPECTED: Final = 10_000  # leases that the daemon lets one holder announce

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 import pytest
 
-from leasedb._plugin.options import DATABASE_URL, KEEPING, PER_TEST
+from leasedb._plugin import DATABASE_URL, KEEPING, PER_TEST
 
 Scope = Literal["function", "class", "module", "package", "session"]
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a template

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 import leasedb
-from leasedb._plugin import connecting
+from leasedb._plugin import ALL, FRESH, ROLLBACK, RUN, SCOPES, SESSION, connecting
 from leasedb._plugin.announcing import Announcements
 from leasedb._plugin.choices import Wishes, choose, wishes_of
 from leasedb._plugin.connecting import FixtureError, needed
-from leasedb._plugin.names import ALL, FRESH, ROLLBACK, RUN, SESSION
-from leasedb._plugin.options import SCOPES
 from leasedb._plugin.run import NO_DATABASE, Run, Use
 from leasedb._plugin.sharing import Shared
 from leasedb._running import MISLEADING

@@ -12,8 +12,8 @@ from typing import Any, Final
 import pytest
 
 import leasedb
+from leasedb._plugin import ALL, SESSION
 from leasedb._plugin.fixtures import NoDatabase
-from leasedb._plugin.names import ALL, SESSION
 from leasedb._plugin.run import Run, Tally, Use
 
 _SEEN: Final = pytest.StashKey[dict[str, str]]()  # errors that many tests may have, and the test they hit first
