@@ -73,14 +73,15 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[Any]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    run = item.config.stash.get(RUN, None)
-    if run is None or call.excinfo is None:
-        return (yield)
-    from leasedb._plugin import reporting  # noqa: PLC0415 - only where it is needed
+    run, ours = item.config.stash.get(RUN, None), False
+    if run is not None and call.excinfo is not None:
+        from leasedb._plugin import reporting  # noqa: PLC0415 - only where it is needed
 
-    ours = reporting.without_our_frames(item.config, call.excinfo)
+        ours = reporting.without_our_frames(item.config, call.excinfo)
     report = yield
-    if report.failed:
+    if run is not None and report.failed and call.excinfo is not None:  # pytest tells that of a unittest.TestCase here
+        from leasedb._plugin import reporting  # noqa: PLC0415 - as above
+
         reporting.note(run, item, report, call.excinfo.value, ours=ours)
     return report
 

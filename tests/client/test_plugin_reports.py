@@ -71,6 +71,64 @@ def test_before_and_after(run, daemon):
     assert "leasedb:" not in without.stdout.str()
 
 
+BY_NAME = """
+import psycopg, pytest, unittest
+
+def fill(lease):
+    with psycopg.connect(lease.dsn) as connection:
+        connection.execute("create table if not exists left_behind as select 1 as x")
+    return lease
+
+def test_in_its_body(request):
+    fill(request.getfixturevalue("pg_lease"))
+    assert 0
+
+@pytest.fixture(autouse=True)
+def marked(request):
+    if request.node.get_closest_marker("wants_one"):
+        fill(request.getfixturevalue("pg_reset"))
+@pytest.mark.wants_one
+def test_in_a_fixture(): assert 0
+
+@pytest.fixture(scope="session")
+def filled(request): return fill(request.getfixturevalue("pg_session_lease"))
+def test_in_a_wider_fixture(filled): assert 0
+def test_in_a_wider_fixture_again(filled): assert 0
+
+class TestClass:
+    @pytest.fixture(scope="class", autouse=True)
+    def asked(self, request): fill(request.getfixturevalue("pg_session_lease"))
+    def test_first_of_a_class(self): assert 0
+    def test_second_of_a_class(self): assert 0
+
+class Cases(unittest.TestCase):
+    @pytest.fixture(autouse=True)
+    def given(self, pg_lease): self.lease = fill(pg_lease)
+    def test_unittest_fails(self): self.fail()
+    def test_unittest_errs(self): raise OSError
+    def test_unittest_part_fails(self):
+        for one in (1, 2):
+            with self.subTest(one): self.assertEqual(one, 2)
+
+def test_uses_none(): assert 0
+"""
+
+
+def test_however_a_test_came_to_its_database(run, daemon):
+    result = run(BY_NAME, "-W", "ignore::pytest.PytestUnknownMarkWarning", "--leasedb-keep=failed", url=daemon.url)
+    parts = re.split(r"^_{3,} (?:\w+\.)?(\w+) .*_{3,}$", result.stdout.str(), flags=re.MULTILINE)
+    told = dict(zip(parts[1::2], parts[2::2], strict=True))
+    assert set(told) == set(re.findall(r"test_\w+", BY_NAME))
+    for name, report in told.items():
+        assert report.count("  left_behind  1") == (name != "test_uses_none"), name
+    kept = result.stdout.str().partition("leasedb: kept databases")[2].partition("They stay")[0]
+    others = {"test_in_a_wider_fixture_again", "test_first_of_a_class", "test_second_of_a_class"}  # are not the first
+    for name in told:
+        assert kept.count(f"::{name}\n") == (name not in {"test_uses_none", *others}), name
+    for lease in daemon.get("/leases?state=active&kept=true")["leases"]:
+        daemon.release(lease)
+
+
 def test_with_xdist_it_is_told_once(run, daemon):
     many = "import pytest\n@pytest.mark.parametrize('n', range(8))\ndef test_it(pg_reset, pg_session_lease, n): pass"
     result = run(many, "-n2", url=daemon.url)

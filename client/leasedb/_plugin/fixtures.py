@@ -42,14 +42,15 @@ def run_of(config: pytest.Config) -> Run:
     if run is None:
         run = config.stash[RUN] = Run(config, choose(config))
         config.add_cleanup(run.close)
+        config.pluginmanager.register(run.asking, "leasedb-asking")
+        if run.choices.database_url is None:  # for a server that the user names it may be meant
+            _forget_other_servers(config)
     return run
 
 
 def begin(session: pytest.Session, *, announce: bool) -> None:
     """Make ready for tests that want databases: start a daemon where none answers, announce how many will be wanted."""
     run = run_of(session.config)
-    if run.choices.database_url is None:  # for a server that the user names it may be meant
-        _forget_other_servers(session.config)
     run.announced = Announcements(run, session.items, speaks=announce)
     _warn_of_markers(session.items, run.choices.scope)
     if announce:
@@ -189,6 +190,7 @@ class _Asked:
 
 def _asked(request: pytest.FixtureRequest, given: object) -> _Asked:
     run = run_of(request.config)
+    run.asking.led_to(request)
     try:
         return _Asked(request, run, wishes_of(request.node, run.choices), given)
     except ValueError as error:

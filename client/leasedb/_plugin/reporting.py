@@ -108,9 +108,9 @@ def note(run: Run, item: pytest.Item, report: pytest.TestReport, error: BaseExce
         _tell_once(item, report, text, f"{text}\n(its traceback is at ")
     if mismatch := _MISMATCH.search(str(report.longrepr or "")):
         report.sections += [("leasedb", text) for text in _of_mismatch(mismatch[1])]
-    names = ALL.intersection(getattr(item, "fixturenames", ()))
     if report.when == "teardown":
         return
+    names = run.asking.fixtures(item)
     told = set()  # a lease may be there by way of several fixtures
     for use in run.uses:
         if use.fixtures & names:

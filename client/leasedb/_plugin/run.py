@@ -17,6 +17,7 @@ import pytest
 
 import leasedb
 from leasedb._discovery import autostart_wanted, find_address
+from leasedb._plugin.asking import Asking
 from leasedb._plugin.choices import NAME, Choices, Wishes, is_path
 from leasedb._plugin.releasing import Releases
 from leasedb._plugin.waiting import showing_warnings
@@ -124,6 +125,7 @@ class Run:
         self.holder = f"pytest {printable(config.rootpath.name)[:100]} {self.id[:8]}"
         self.project = _NO_NAME.sub("-", config.rootpath.name).strip("-._")[:40] or "project"
         self.tally = Tally()
+        self.asking = Asking()
         self.uses: list[Use] = []  # the leases held at present
         self.releases = Releases()
         self.announced: Announcements | None = None
