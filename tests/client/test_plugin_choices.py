@@ -290,3 +290,24 @@ def test_markers_that_are_not_heard(run, stand_in):
             "*leasedb: in mode reset the database is put right before each test, so tests of a module *",
         ]
     )
+    with_workers = run(None, "-n2")
+    with_workers.assert_outcomes(passed=4, warnings=2)  # and not twice, once for each worker
+    errors = run(None, "-W", "error::pytest.PytestWarning")
+    errors.assert_outcomes(passed=2, errors=2)  # those tests, and not the run
+    errors.stdout.fnmatch_lines(["E * leasedb: pg_session_lease is of the whole run, *"])
+
+
+def test_another_folder_s_template_for_what_is_made_once(run, stand_in, pytester):
+    for folder in ("a", "b"):
+        pytester.mkpydir(folder).joinpath("conftest.py").write_text(
+            f"import pytest\n@pytest.fixture(scope='session')\ndef pg_template(): return 'create table {folder} ()'"
+        )
+        test = "def test_session(pg_session_lease): pass\ndef test_own(pg_lease, pg_reset): pass\n"
+        pytester.path.joinpath(folder, "test_it.py").write_text(test)
+    result = run(None, "a", "b")
+    result.assert_outcomes(passed=4, warnings=1)
+    why = "made of the pg_template that a/test_it.py::test_session has, and this test has another; take pg_lease or *"
+    result.stdout.fnmatch_lines([f"*leasedb: pg_session_lease is one database for the whole run, {why}"])
+    run(None, "a", "b", "--leasedb-scope=session").assert_outcomes(passed=4, warnings=2)
+    run(None, "a", "b", "--leasedb-template=base").assert_outcomes(passed=4)
+    run(None, "a").assert_outcomes(passed=2)

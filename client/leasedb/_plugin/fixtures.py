@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 import leasedb
-from leasedb._plugin import ALL, FRESH, ROLLBACK, RUN, SCOPES, SESSION, connecting
+from leasedb._plugin import FRESH, ROLLBACK, RUN, SCOPES, SESSION, connecting
 from leasedb._plugin.announcing import Announcements
 from leasedb._plugin.choices import Wishes, choose, wishes_of
 from leasedb._plugin.connecting import FixtureError, needed
 from leasedb._plugin.run import NO_DATABASE, Run, Use
 from leasedb._plugin.sharing import Shared
+from leasedb._plugin.unheard import Unheard
 from leasedb._running import MISLEADING
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def begin(session: pytest.Session, *, announce: bool) -> None:
     """Make ready for tests that want databases: start a daemon where none answers, announce how many will be wanted."""
     run = run_of(session.config)
     run.announced = Announcements(run, session.items, speaks=announce)
-    _warn_of_markers(session.items, run.choices.scope)
+    session.config.pluginmanager.register(Unheard(run.choices), "leasedb-unheard")
     if announce:
         with suppress(leasedb.LeasedbError):  # the fixtures report it
             run.client()
@@ -65,35 +66,6 @@ def _forget_other_servers(config: pytest.Config) -> None:
     config.add_cleanup(patch.undo)
     for name in MISLEADING:
         patch.delenv(name, raising=False)
-
-
-def _warn_of_markers(items: list[pytest.Item], scope: str) -> None:
-    """Say what of a test's own marker is not heard."""
-    for item in items:
-        own = [marker.kwargs for marker in item.own_markers if marker.name == "leasedb"]
-        names = ALL.intersection(getattr(item, "fixturenames", ())) - {"pg_template", "leasedb_client"}
-        if own and names and (why := _not_heard(own[0], names, scope)):
-            item.warn(pytest.PytestWarning(f"leasedb: {why}"))
-
-
-def _not_heard(marker: Mapping[str, Any], names: frozenset[str], scope: str) -> str | None:
-    if names <= SESSION:
-        return (
-            "pg_session_lease is of the whole run, so the marker of a test is not heard; say it with --leasedb-... or "
-            "in the ini file, or take pg_lease"
-        )
-    if "pg_lease" in names and scope != "function":
-        return (
-            f"pg_lease lives for each {scope} in this run (leasedb_scope), so the marker of this test alone is not "
-            "heard; put it there"
-        )
-    mode, wanted = marker.get("mode") or "fresh", marker.get("scope") or "function"
-    if mode != "fresh" and wanted != "function":
-        return (
-            f"in mode {mode} the database is put right before each test, so tests of a {wanted} do not see what others "
-            "did, whatever the scope; for that leave the mode out"
-        )
-    return None
 
 
 @contextmanager
