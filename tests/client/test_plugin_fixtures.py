@@ -282,6 +282,16 @@ def test_a_wider_fixture_is_told_what_to_take(run, stand_in):
     )
     result = run(None, "--leasedb-scope=module")
     result.assert_outcomes(passed=1, errors=1)
+    result = run("""
+        import pytest
+        @pytest.fixture
+        def pg_template(): return "base"
+        def test_one(pg_lease): pass
+        def test_two(pg_session_lease): pass
+        """)
+    result.assert_outcomes(passed=1, errors=1)
+    assert "whatever leasedb_scope is" not in result.stdout.str()
+    result.stdout.fnmatch_lines(["ScopeMismatch*", 'Give your pg_template scope="session": *'])
 
 
 def test_the_scope_of_a_run(run, daemon):

@@ -129,10 +129,15 @@ def _tell_once(item: pytest.Item, report: pytest.TestReport, error: str, again: 
 
 
 def _of_mismatch(fixture: str) -> Iterator[str]:
-    """Say what a fixture takes that lives longer than one of ours."""
+    """Say what to do about a fixture that lives longer than one of ours, which it takes."""
     if fixture not in ALL:
         return
-    if fixture in {"pg_lease", "pg_lease_async"}:
+    if fixture == "pg_template":
+        yield (
+            'Give your pg_template scope="session": pg_session_lease, and pg_lease where leasedb_scope has it live '
+            "longer than a test, are made of it once for many tests."
+        )
+    elif fixture in {"pg_lease", "pg_lease_async"}:
         yield (
             "pg_lease lasts as long as one test. For a wider fixture take pg_session_lease (one database per worker), "
             "or let pg_lease live longer with leasedb_scope in the ini file or --leasedb-scope."
