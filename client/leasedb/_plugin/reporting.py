@@ -20,7 +20,6 @@ _SEEN: Final = pytest.StashKey[dict[str, str]]()  # errors that many tests may h
 _PACKAGE: Final = str(Path(leasedb.__file__).parent)
 _BETWEEN: Final = str(contextlib.__file__)
 _MISMATCH: Final = re.compile(r"ScopeMismatch: .*?scoped fixture (\w+)")
-_OWN: Final = "leasedb "  # begins the application_name of our fixtures' connections
 
 
 # --- before the first test ---
@@ -163,7 +162,7 @@ def _findings(run: Run, item: pytest.Item, use: Use) -> Iterator[str]:
     with suppress(ImportError):  # without psycopg there is no looking
         from leasedb._plugin.looking import look  # noqa: PLC0415 - only where it is needed
 
-        yield from look(lease.dsn, _OWN).lines()
+        yield from look(lease.dsn).lines()
     if run.choices.keep == "no":
         yield "kept      no; run again with --leasedb-keep=failed to look at it afterwards"
     elif use.shared is None:
