@@ -44,6 +44,7 @@ def test_a_body_that_is_not_valid_names_the_field(daemon, body, field):
     assert problem["status"] == 422
 
 
+JSON = {"Content-Type": "application/json"}
 CASES = [
     ("POST", "/leases", {"json": {"ttl": 1e7}}, 422, "invalid-request"),
     ("POST", "/leases", {"json": {"template": "nope"}}, 422, "unknown-template"),
@@ -56,6 +57,10 @@ CASES = [
     ("POST", "/leases", {"data": {"ttl": "5"}}, 415, "unsupported-media-type"),
     ("POST", "/leases", {"json": {"holder": "x" * 70_000}}, 413, "body-too-large"),
     ("POST", "/leases", {"json": {}, "headers": {"Idempotency-Key": "x" * 256}}, 422, "invalid-request"),
+    ("PUT", "/templates/new", {}, 422, "invalid-request"),
+    ("PUT", "/templates/new", {"content": b"null", "headers": JSON}, 422, "invalid-request"),
+    ("POST", "/templates/new/build", {}, 422, "invalid-request"),
+    ("POST", "/templates/new/seal", {}, 422, "invalid-request"),
     ("PUT", "/leases", {}, 405, "method-not-allowed"),
     ("GET", "/nowhere", {}, 404, "not-found"),
     ("GET", "/leases/nobody", {}, 404, "lease-not-found"),

@@ -15,16 +15,14 @@ NOTHING: Final = (b"", b"null")
 
 
 async def body_of(request: Request, model: type[ModelT]) -> ModelT:
-    """Return the body, all its defaults when there is none.
+    """Return the body; when there is none, its defaults, as far as it has them.
 
     Raises:
         RequestValidationError: as FastAPI does.
     """
     raw = await request.body()
-    if raw in NOTHING:
-        return model()
     try:
-        return model.model_validate_json(raw)
+        return model.model_validate({}) if raw in NOTHING else model.model_validate_json(raw)
     except ValidationError as error:
         raise _invalid(error, "body") from None
 
