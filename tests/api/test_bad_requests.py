@@ -94,6 +94,14 @@ def test_every_refusal_is_a_problem_with_its_code(daemon, method, path, options,
     assert daemon.get("/leases?state=active") == before
 
 
+@pytest.mark.parametrize("headers", [{}, {"Content-Type": "application/x-www-form-urlencoded"}], ids=["-T", "-d"])
+def test_who_sends_a_file_with_curl_is_told_how_it_is_taken_as_sql(daemon, headers):
+    answer = daemon.call("PUT", "/templates/new", content=b"SELECT 1;", headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported-media-type")
+    assert "application/sql" in answer.json()["hint"]
+    assert "must be JSON" not in answer.text
+
+
 def test_a_whole_server_is_leased_where_that_was_allowed_only(daemon):
     """Embedded servers run as one user: a superuser of one reaches the others."""
     answer = daemon.call("POST", "/leases", json={"server": "exclusive"})

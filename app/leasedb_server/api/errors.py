@@ -27,7 +27,7 @@ class MalformedJsonError(LeasedbError):
 
 class UnsupportedMediaTypeError(LeasedbError):
     code = "unsupported-media-type"
-    title = "The body must be JSON"
+    title = "The body is of a type that is not taken"
     default_hint = "Send the header Content-Type: application/json."
 
 

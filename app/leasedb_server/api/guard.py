@@ -28,6 +28,7 @@ FORM: Final = "application/x-www-form-urlencoded"
 TEMPLATES: Final = "/templates/"
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})  # say nothing worth a token
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?")
+_OR_SQL: Final = "Send SQL text with the header Content-Type: application/sql; JSON with application/json."
 LOCAL_NAMES: Final = frozenset({"localhost", "host.docker.internal", "host.containers.internal"})
 
 
@@ -85,7 +86,8 @@ class Guard:
         length = headers.get("content-length", "0")
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         raw, limit = False, BODY_LIMIT
-        if scope["method"] == "PUT" and scope["path"].startswith(TEMPLATES):
+        template = scope["method"] == "PUT" and scope["path"].startswith(TEMPLATES)
+        if template:
             raw = media_type in RAW
             limit = self._upload_max if raw else min(SQL_LIMIT, self._upload_max)
         if length.isdecimal() and int(length) > limit:
@@ -93,7 +95,8 @@ class Guard:
         has_body = length != "0" or "transfer-encoding" in headers
         form = media_type == FORM and scope["path"] in self._forms
         if has_body and media_type != "application/json" and not raw and not form:
-            raise UnsupportedMediaTypeError(f"The body came as {media_type or 'no content type'}.")
+            came = f"The body came as {media_type or 'no content type'}."
+            raise UnsupportedMediaTypeError(came, hint=_OR_SQL if template else None)
         return limit
 
     def _known(self, host: str) -> bool:
