@@ -77,6 +77,7 @@ def test_who_gives_a_database_back_too_early_is_not_cut_off(integresql, hashed):
         ("POST", "/templates/never-seen/tests/1/recreate", 404),
         ("DELETE", "/templates/never-seen/tests/1", 404),
         ("DELETE", "/templates/never-seen/tests/one", 400),
+        ("DELETE", f"/templates/never-seen/tests/{'9' * 5000}", 400),
         ("POST", "/templates/never-seen/tests/-1/unlock", 400),
     ],
 )

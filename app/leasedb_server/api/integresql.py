@@ -5,6 +5,7 @@ framework gives them; clients look at the status.
 """
 
 import json
+import re
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -28,6 +29,7 @@ PREFIX: Final = "/api/v1"
 TEMPLATES: Final = f"{PREFIX}/templates"
 LOCKED: Final = 423
 BAD_REQUEST: Final = 400
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")  # more of them is no number that was ever given out
 
 # where IntegreSQL answers otherwise than we do
 OTHERWISE: Final[Mapping[type[LeasedbError], int]] = {
@@ -96,7 +98,7 @@ def routes(integresql: Integresql, inventory: Inventory) -> APIRouter:
     @router.delete("/templates/{hashed}/tests/{number}")
     async def give_back(hashed: str, number: str) -> Response:
         """Give a database back, used or not: the next test gets another one either way."""
-        if not number.isdecimal():
+        if not _NUMBER.fullmatch(number):
             return _message("invalid test database ID", BAD_REQUEST)
         await integresql.give_back(hashed, int(number))
         return Response(status_code=204)
