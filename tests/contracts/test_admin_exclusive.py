@@ -413,6 +413,28 @@ def test_a_branch_of_its_data_stays_and_can_be_reset_to(whole, lent, before):
     assert whole.state() == before
 
 
+IN_A_PLACE_OF_ITS_OWN = {
+    "table": ("CREATE TABLE far (i int) TABLESPACE place",),
+    "index": ("CREATE TABLE near (i int)", "CREATE INDEX ON near (i) TABLESPACE place"),
+    "partitioned table": ("CREATE TABLE far (i int) PARTITION BY RANGE (i) TABLESPACE place",),
+    "database": ("ALTER DATABASE shop SET TABLESPACE place",),
+}
+
+
+@pytest.mark.parametrize("what", IN_A_PLACE_OF_ITS_OWN)
+def test_no_branch_is_made_of_what_lies_in_a_tablespace_that_a_reset_drops(whole, lent, before, what):
+    if whole.version < 150_000:
+        pytest.skip("needs tablespaces in place")
+    branch = f"{whole.base[:-3]}abc"
+    place = ("SET allow_in_place_tablespaces = on", "CREATE TABLESPACE place LOCATION ''")
+    misbehave(whole, lent, (*place, *IN_A_PLACE_OF_ITS_OWN[what]), "postgres" if what == "database" else "shop")
+    with pytest.raises(ServerRefusedError, match=r"tablespace 'place'") as caught:
+        whole.run(whole.admin.branch(SERVER, lent, branch, Strategy.COPY, force=True))
+    assert "SET TABLESPACE pg_default" in str(caught.value)
+    whole.reset(lent)
+    assert whole.state() == before
+
+
 def test_sessions_are_ended_and_counted(whole, lent):
     with contextlib.ExitStack() as stack:
         sessions = [

@@ -22,7 +22,8 @@ KNOWS_STRATEGY: Final = 150_000
 KNOWS_CLONING: Final = 180_000
 KNOWS_GRANT_OPTIONS: Final = 160_000  # a role's creator is no longer its member by itself
 
-OVERFLOW: Final = sql.Identifier("leasedb_overflow")
+OVERFLOW_NAME: Final = "leasedb_overflow"
+OVERFLOW: Final = sql.Identifier(OVERFLOW_NAME)
 
 
 def ways_to_clone(version: int) -> tuple[Strategy, ...]:

@@ -18,7 +18,7 @@ from leasedb_server.domain.errors import (
     SessionsOpenError,
     TemplatesUnavailableError,
 )
-from leasedb_server.postgres.cloning import before, by, keep_public_out
+from leasedb_server.postgres.cloning import OVERFLOW_NAME, before, by, keep_public_out
 from leasedb_server.postgres.compacting import build_cache, compact_all
 from leasedb_server.postgres.connecting import Connection, column
 from leasedb_server.postgres.dropping import drop, drop_login
@@ -41,6 +41,12 @@ _MENTIONED: Final[LiteralString] = (
     "SELECT r.rolname, bool_or(s.deptype = 'o') FROM pg_shdepend s JOIN pg_roles r ON r.oid = s.refobjid"
     " WHERE s.refclassid = 'pg_authid'::regclass"
     " AND s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) GROUP BY r.rolname"
+)
+# A whole server's superuser may make tablespaces; other servers do not have them, and files are kept of one place only.
+_PLACES: Final[LiteralString] = (
+    "SELECT DISTINCT t.spcname FROM pg_tablespace t WHERE t.spcname NOT IN ('pg_default', 'pg_global', %s)"
+    " AND (t.oid IN (SELECT reltablespace FROM pg_class)"
+    " OR t.oid = (SELECT dattablespace FROM pg_database WHERE datname = current_database()))"
 )
 _ADMITTED: Final[LiteralString] = (
     "SELECT DISTINCT coalesce(r.rolname, '') FROM pg_database d CROSS JOIN aclexplode(d.datacl) a"
@@ -170,10 +176,12 @@ async def _hand_over(link: Link, name: str, database: Database) -> None:
     """Let what the login owns in the database called ``name`` belong to whoever owns a clone of it.
 
     Raises:
-        ServerRefusedError: when objects belong to another role still, which other servers do not have.
+        ServerRefusedError: when objects belong to another role still, or lie in a tablespace, which other servers do
+            not have.
     """
     login, place = sql.Identifier(database.login), sql.Identifier(name)
     async with link.inside(name) as inside, inside.transaction():
+        await _check_places(link, inside)
         # Who is no superuser may only give away what the new owner could make where it is: first of all, schemas.
         if not link.login.superuser:
             await inside.execute(sql.SQL("GRANT CREATE ON DATABASE {} TO pg_database_owner").format(place))
@@ -193,6 +201,19 @@ async def _hand_over(link: Link, name: str, database: Database) -> None:
                 )
             )
         await _forget_roles(link, inside, database.login)
+
+
+async def _check_places(link: Link, inside: Connection) -> None:
+    """Raise when something of the database lies in a tablespace that clones on other servers would not have."""
+    if not link.login.heartbeat:
+        return  # on a server that is lent they stay, as its roles do
+    if elsewhere := await column(inside, _PLACES, OVERFLOW_NAME):
+        raise ServerRefusedError(
+            f"Something in the database lies in the tablespace {elsewhere[0]!r}, which clones of it would not have.",
+            sqlstate="2BP01",
+            hint="Move it first: ALTER TABLE ... SET TABLESPACE pg_default (of an index, ALTER INDEX; of the database"
+            " itself, ALTER DATABASE).",
+        )
 
 
 async def _forget_roles(link: Link, inside: Connection, login: str) -> None:

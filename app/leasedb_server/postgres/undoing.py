@@ -13,7 +13,7 @@ from psycopg.rows import TupleRow
 from leasedb_server.domain.cloning import Strategy
 from leasedb_server.domain.errors import ServerRefusedError
 from leasedb_server.domain.server import Endpoint
-from leasedb_server.postgres.cloning import by, verifier_of
+from leasedb_server.postgres.cloning import OVERFLOW_NAME, by, verifier_of
 from leasedb_server.postgres.connecting import ANSWER_LIMIT, APPLICATION, Connection, column, direct
 from leasedb_server.postgres.servers import Link
 
@@ -23,7 +23,6 @@ KNOWS_EVENT_TRIGGERS: Final = 170_000  # on logins, and the setting that switche
 POSTGRES: Final = "postgres"
 TEMPLATE: Final = "template1"
 ORIGIN: Final = "template0"
-_OVERFLOW: Final = "leasedb_overflow"
 _GLANCE: Final = 0.002  # seconds between two looks
 _ATTEMPTS: Final = 5
 
@@ -205,7 +204,7 @@ async def take_back(standing: Connection, link: Link) -> None:
     user = link.endpoint.user
     administrator = sql.Identifier(user)
     for name in await other_names(
-        standing, "SELECT spcname FROM pg_tablespace", {"pg_default", "pg_global", _OVERFLOW}
+        standing, "SELECT spcname FROM pg_tablespace", {"pg_default", "pg_global", OVERFLOW_NAME}
     ):
         await standing.execute(sql.SQL("DROP TABLESPACE {}").format(sql.Identifier(name)))
     for kind, given in (("TABLESPACE", _GIVEN_TABLESPACES), ("DATABASE", _GIVEN_DATABASES)):
