@@ -91,6 +91,27 @@ def test_a_database_opens_for_its_own_login_only(place, sessions):
     on(place, work)
 
 
+def test_a_login_stays_while_it_owns_what_a_reset_took_from_its_database(place, sessions):
+    async def work(admin):
+        base, one = await made(admin)
+        spare = database()
+        await admin.create_database(SERVER, base, spare, Strategy.COPY)
+        place.write(one, "mess")
+        await admin.reset(SERVER, one, spare)
+        with pytest.raises(ServerRefusedError):
+            await admin.drop(SERVER, one.name, one.login)
+        survey = await admin.survey(SERVER, DAEMON)
+        assert one.login in survey.logins
+        assert one.name not in survey.databases
+        await admin.drop(SERVER, spare.name, spare.login)
+        await admin.drop_login(SERVER, one.login)
+        survey = await admin.survey(SERVER, DAEMON)
+        assert not {one.login, spare.login} & survey.logins
+        assert sessions(one) is None
+
+    on(place, work)
+
+
 def test_what_is_there_already_or_has_no_template_is_refused(place):
     async def work(admin):
         base, one = await made(admin)

@@ -130,6 +130,7 @@ class FakeAdmin:
         used, fresh = there[database.name], there[spare.name]
         there[database.name], there[spare.name] = fresh, used
         fresh.owner, used.owner, used.admits = database.login, spare.login, False
+        used.maker = database.login if used.content != fresh.content else None
         self._server(server_id).logins[database.login] = FakeLogin(database.password)
         await self.world.step("content exchanged")
         self.faults.answer("reset")
@@ -151,7 +152,8 @@ class FakeAdmin:
             there[template_database] = there.pop(database.name)
             self._seal(server_id, template_database)
             await self.world.step("database sealed")
-        self._drop_login(server_id, database.login)
+        with contextlib.suppress(ServerRefusedError):  # it goes with what a reset took away
+            self._drop_login(server_id, database.login)
         await self.world.step("login dropped")
         self.faults.answer("seal")
         return self._size(server_id, template_database)
@@ -323,7 +325,7 @@ class FakeAdmin:
 
     def _drop_login(self, server_id: str, login: str) -> None:
         server = self._server(server_id)
-        if owned := [name for name, database in server.databases.items() if database.owner == login]:
+        if owned := [name for name, database in server.databases.items() if login in {database.owner, database.maker}]:
             raise ServerRefusedError(f"role {login} owns {', '.join(owned)}", sqlstate=STILL_OWNS)
         server.logins.pop(login, None)
 

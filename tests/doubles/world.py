@@ -76,6 +76,7 @@ class FakeDatabase:
     used: bool = False  # somebody has been inside
     admits: bool = True  # connections
     content: str = ""  # whatever tests write into it; clones have it too
+    maker: str | None = None  # the login that owns what is in it, which a reset took from that login's database
 
 
 @dataclass(slots=True, eq=False)

@@ -264,6 +264,43 @@ async def test_a_lease_that_is_released_while_it_is_reset_ends_afterwards(life):
     await rested(life)
 
 
+@pytest.mark.parametrize("first", ["content", "database", "both"])
+def test_a_login_goes_with_the_last_of_what_it_owns(first, caplog):
+    async def work():
+        life = await begun(targets=FEW)
+        lease = await dirty(life)
+        await life.reset(lease)
+        database = life.database(lease)
+        (used,) = [one for one in life.inventory.databases.values() if one.partner == database.id]
+        later = {"content": database.name, "database": used.name}.get(first)
+        life.admin.faults.only = lambda *arguments: arguments[-1] == later
+        life.admin.faults.hanging = {"drop"}
+        release = asyncio.ensure_future(life.leasing.release(lease.id, sync=True))
+        await life.turns(5)
+        life.clock.advance(1)
+        await life.upkeep.turn(life.spawn)
+        await life.turns(5)
+        life.admin.faults.let_go()
+        await life.settle()
+        await release
+        await life.check()
+
+    run(work())
+    assert "was not dropped" not in caplog.text
+
+
+@living(targets=FEW)
+async def test_the_login_of_a_template_goes_with_what_a_reset_took_from_it(life):
+    _, lease = await life.build("shop")
+    life.write(lease, "mess;")
+    await life.reset(lease)
+    life.admin.faults.hanging = {"drop"}
+    life.wake.set()
+    await life.templating.seal("shop", lease.id, force=True)
+    life.admin.faults.let_go()
+    await rested(life)
+
+
 # --- what fails ---
 
 FAULTS = {"refused": REFUSED, "silent": SILENT}

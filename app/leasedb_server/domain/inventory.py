@@ -38,6 +38,7 @@ class Inventory:
         self._condemned: dict[str, OrderedDict[str, None]] = {}
         self._counts: Counter[tuple[str, str, DatabaseState]] = Counter()
         self._spares: dict[str, str] = {}  # spare databases by their partners: each release asks for one
+        self._taken_from: dict[str, set[str]] = {}  # by their partners, databases with content that resets took away
         self._used: set[str] = set()
 
     def __repr__(self) -> str:
@@ -73,6 +74,7 @@ class Inventory:
             self._condemned.get(old.server_id, OrderedDict()).pop(old.id, None)
             if old.partner and self._spares.get(old.partner) == old.id:
                 del self._spares[old.partner]
+        self._take(database)
         self.databases[database.id] = database
         self._count(database, +1)
         if database.state is DatabaseState.SPARE and database.partner:
@@ -213,6 +215,10 @@ class Inventory:
         spare = self._spares.get(database_id)
         return self.databases.get(spare) if spare else None
 
+    def stripped(self, database_id: str) -> bool:
+        """Tell whether something is still there that a reset took from the database: its login owns what is in it."""
+        return database_id in self._taken_from
+
     def count(self, server_id: str, template: str, state: DatabaseState) -> int:
         return self._counts[server_id, template, state]
 
@@ -279,6 +285,16 @@ class Inventory:
             self.held[before] -= 1
             if not self.held[before]:
                 del self.held[before]
+
+    def _take(self, database: Database) -> None:
+        if database.partner is None or database.partner == database.id:
+            return
+        if database.state is not DatabaseState.GONE:
+            self._taken_from.setdefault(database.partner, set()).add(database.id)
+        elif taken := self._taken_from.get(database.partner):
+            taken.discard(database.id)
+            if not taken:
+                del self._taken_from[database.partner]
 
     def _count(self, database: Database, by: int) -> None:
         key = (database.server_id, database.template, database.state)

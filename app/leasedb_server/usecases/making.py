@@ -184,8 +184,10 @@ class Making:
         try:
             workshop = await self._workshop(database.server_id)
             work = workshop.pace.started(self._clock.now())
+            # What a reset took away belongs to the same login, which goes with the last of it.
+            login = None if self._inventory.stripped(database.id) else database.login
             try:
-                await self._admin.drop(database.server_id, database.name, database.login)
+                await self._admin.drop(database.server_id, database.name, login)
             finally:
                 workshop.pace.ended(work, self._clock.now())
         except LeasedbError as error:
@@ -196,7 +198,20 @@ class Making:
         else:
             self._setbacks.clear(database.id)
             await self._become(database, DatabaseState.GONE)
+            if database.partner or login is None:
+                await self._let_login_go(database.server_id, database.partner or database.id)
         self._wake()
+
+    async def _let_login_go(self, server_id: str, database_id: str) -> None:
+        """Drop a login that stayed for the sake of what it owned, once that is gone and its database as well."""
+        database = self._inventory.databases.get(database_id)
+        if self._inventory.stripped(database_id) or (database and database.state is not DatabaseState.GONE):
+            return
+        login = str(Name(self._daemon, Kind.DATABASE, database_id))
+        try:
+            await self._admin.drop_login(server_id, login)
+        except LeasedbError as error:
+            log.warning("login %s stays until the next start: %s", login, error)
 
     async def give_up(self, server_id: str, template: str, count: int) -> None:
         """Condemn ready databases that nobody needs any more."""
