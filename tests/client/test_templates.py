@@ -329,6 +329,14 @@ def test_a_parent_that_somebody_else_made_and_that_is_gone(connect, stand_in):
         connect(stand_in.url).template("more", "select 1", parent=parent)
 
 
+def test_a_template_that_is_there_needs_no_parent_any_more(connect, stand_in):
+    parent = connect(stand_in.url).template("shop", SCHEMA)
+    template = connect(stand_in.url).template("seeded", migrate_nothing, parent=parent)
+    stand_in.evict(parent.name)
+    assert connect(stand_in.url).template("seeded", migrate_nothing, parent=parent) == template
+    assert stand_in.built == 2
+
+
 def test_a_template_that_cannot_be_made_again(connect, stand_in):
     client, may = connect(stand_in.url), [True, False]
 

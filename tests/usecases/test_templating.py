@@ -105,6 +105,24 @@ async def test_what_can_never_be_built_is_refused_at_once(life):
 
 
 @living(targets=FEW)
+async def test_a_template_that_is_there_needs_no_parent_any_more(life):
+    await life.put("shop", "tables;")
+    await life.settle()
+    seeded, _ = await life.put("seeded", "rows;", parent="shop", fingerprint="v1")
+    await life.settle()
+    await life.templating.delete("shop")
+    found, built = await life.put("seeded", "rows;", parent="shop", fingerprint="v1")
+    assert (found.id, built) == (seeded.id, False)
+    found, lease = await life.build("seeded", "v1", parent="shop")
+    assert (found.id, lease) == (seeded.id, None)
+    for call in (life.put("seeded", "others;", parent="shop"), life.build("seeded", "v2", parent="shop")):
+        with pytest.raises(ParentMissingError):
+            await call
+    await life.settle()
+    await life.check()
+
+
+@living(targets=FEW)
 async def test_an_extension_that_fails_says_what_to_do(life):
     life.admin.faults.errors = {"run_sql": [SqlFailedError("no", sqlstate="42710", sql="create extension vector")]}
     with pytest.raises(SqlFailedError) as caught:

@@ -189,8 +189,13 @@ class Templating:
         wanted = replace(wanted, edition=edition)
         if wanted.name == BASE:
             raise TemplateBuiltinError("The template 'base' is built in and stays as it is.")
-        self._check_parents(wanted)
+        if not self._is_there(wanted):  # one that is holds all of its parent, which may have been evicted
+            self._check_parents(wanted)
         return wanted
+
+    def _is_there(self, wanted: TemplateRequest) -> bool:
+        found = self._inventory.templates.get(wanted.key)
+        return found is not None and found.sealed and found.fingerprint == wanted.fingerprint
 
     def _check_parents(self, wanted: TemplateRequest) -> None:
         ancestor = wanted.parent

@@ -214,7 +214,9 @@ class TemplateBook:
             raise Problem("template-builtin", "'base' is built in.")
         if parent == name:
             raise Problem("template-cycle", f"{name!r} cannot be built upon itself.")
-        if (parent, *key[1:]) not in self.entries and parent != "base":
+        there = self.entries.get(key, {})
+        known = there.get("state") == "sealed" and there["fingerprint"] == options.get("fingerprint")
+        if not known and (parent, *key[1:]) not in self.entries and parent != "base":
             raise Problem("parent-missing", f"There is no template {parent!r}.")
         end, waited = time.monotonic() + float(options.get("wait", 60)), False
         while (entry := self.entries.get(key)) is not None:
