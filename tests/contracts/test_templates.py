@@ -486,7 +486,7 @@ def test_the_least_used_templates_go_when_there_are_too_many(place: Place):
         used = built(daemon, "CREATE TABLE b (id int);")
         lease = daemon.lease(template=used)
         others = [built(daemon, f"CREATE TABLE c{number} (id int);") for number in range(5)]
-        until(lambda: daemon.get("/templates")["bytes"] <= 40_000_000, 30, "the budget to be kept")
+        until(lambda: daemon.get("/templates")["bytes"] <= 40_000_000, 60, "the budget to be kept")
         there = {one["name"] for one in daemon.get("/templates")["templates"]}
         assert oldest not in there
         assert {used, others[-1]} <= there

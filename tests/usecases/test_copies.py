@@ -16,7 +16,7 @@ from leasedb_server.domain.errors import (
 )
 from leasedb_server.domain.pool import Targets
 from leasedb_server.domain.template import CopyState
-from leasedb_server.usecases.copies import FAILED_KEPT
+from leasedb_server.usecases.copies import FAILED_KEPT, RECENT
 from tests.usecases.stage import FEW, Life, begun, living, run
 
 REFUSED = ServerRefusedError("could not drop", sqlstate="55006")
@@ -183,7 +183,7 @@ async def test_files_that_cannot_be_deleted_now_are_at_the_next_start(life):
 async def test_beyond_the_budget_the_least_used_goes_first(life):
     await templates(life, "one", "two", "three")
     await life.leasing.release((await life.acquire(template="one")).id, sync=False)
-    life.clock.advance(1)
+    life.clock.advance(RECENT)
     await templates(life, "four")
     assert names(life) == ["four", "one", "three"]
     assert life.copies.taken() <= life.budget
@@ -196,13 +196,45 @@ async def test_what_is_in_use_is_never_evicted(life):
     lease = await life.acquire(template="leased")
     _, build = await life.build("child", parent="parent")
     await templates(life, "more")
+    life.clock.advance(RECENT)
     await life.upkeep.reap()
     assert names(life) == ["child", "leased", "parent"], "what was made last had to go"
     assert life.leasing.get(lease.id).active
     await life.templating.seal("child", build.id, force=False)
+    life.clock.advance(RECENT)
     await life.upkeep.reap()
     assert names(life) == ["child", "leased"]
     await rested(life)
+
+
+@living(targets=FEW, budget=3 * SIZE + 1000)
+async def test_what_a_suite_leases_in_turns_is_not_evicted_for_the_files_of_the_other(life):
+    await templates(life, "one", "two")
+    life.clock.advance(RECENT)
+    for _ in range(3):
+        for name in ("one", "two"):
+            await life.leasing.release((await life.acquire(template=name)).id, sync=False)
+            await life.upkeep.reap()
+            await life.settle()
+            life.clock.advance(1)
+    assert names(life) == ["one", "two"]
+    assert life.copies.taken() <= life.budget
+    await rested(life)
+
+
+@living(targets=FEW, budget=SIZE + 1000)
+async def test_a_template_that_was_just_made_can_be_leased_beyond_the_budget_too(life):
+    await templates(life, "leased")
+    lease = await life.acquire(template="leased")
+    await templates(life, "more")
+    await life.upkeep.reap()
+    await life.leasing.release((await life.acquire(template="more", wait=0)).id, sync=False)
+    await life.upkeep.reap()
+    assert names(life) == ["leased", "more"]
+    life.clock.advance(RECENT)
+    await life.upkeep.reap()
+    assert names(life) == ["leased"]
+    assert life.leasing.get(lease.id).active
 
 
 @living(targets=FEW, budget=2 * SIZE + 1000)
@@ -210,7 +242,10 @@ async def test_a_branch_without_a_name_stays_as_long_as_its_lease(life):
     lease = await life.acquire()
     branch = await life.resetting.branch(lease.id, None, None, force=False)
     life.clock.advance(1)
-    await templates(life, "one", "two")
+    await templates(life, "one")
+    life.clock.advance(RECENT)
+    await templates(life, "two")
+    await life.upkeep.reap()
     assert names(life) == [branch.name, "two"]
     await life.leasing.release(lease.id, sync=False)
     await life.upkeep.reap()

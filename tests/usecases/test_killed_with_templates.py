@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from leasedb_server.domain.edition import Editions
 from leasedb_server.domain.errors import ServerRefusedError, ServerUnreachableError, SqlFailedError
 from leasedb_server.domain.pool import Targets
+from leasedb_server.usecases.copies import RECENT
 from tests.usecases.killing import KINDS, Stage, killed_at_every_step, lived, put_right, revive_what_is_not_ours
 from tests.usecases.stage import run
 
@@ -109,7 +110,7 @@ async def deleted_and_evicted(stage: Stage) -> None:
         stage.told.dropping |= {"one", "two"}  # there is room for two and a half
         await stage.put(life, name, f"{name};")
         await life.settle()
-        stage.clock.advance(1)
+        stage.clock.advance(RECENT)
     await life.upkeep.reap()
     await life.settle()
     await stage.delete(life, "three")

@@ -33,9 +33,9 @@ class Carrying:
         wanted: tells whether databases of a template, by its key, are waited for or to be kept ready.
         kept: called with a template once its files are kept, whatever has become of it since.
         of_no_use: called with a template when its files cannot be used.
+        room: returns what tells how many bytes more there may be of a template.
         setbacks: what failed lately.
         daemon: the daemon's id.
-        budget: bytes that all templates may take, on servers and as files.
         wake: tells upkeep that there is something to plan for.
     """
 
@@ -49,9 +49,9 @@ class Carrying:
         wanted: Callable[[str], bool],
         kept: Callable[[Template], Awaitable[None]],
         of_no_use: Callable[[Template], Awaitable[None]],
+        room: Callable[[], Callable[[Template], int]],
         setbacks: Setbacks,
         daemon: str,
-        budget: int,
         wake: Callable[[], None],
     ) -> None:
         self._ledger = ledger
@@ -62,9 +62,9 @@ class Carrying:
         self._wanted = wanted
         self._kept = kept
         self._of_no_use = of_no_use
+        self._room = room
         self._setbacks = setbacks
         self._daemon = daemon
-        self._budget = budget
         self._wake = wake
         self._held: Counter[str] = Counter()  # keys of templates that somebody is about to use
         self._at_work: dict[str, asyncio.Event] = {}  # ids of copies, templates, servers that something is done with
@@ -149,7 +149,10 @@ class Carrying:
     def _unkept(self) -> list[tuple[Template, Copy]]:
         """Return the templates whose files are still to be kept, and where they can be had from."""
         missing = [one for one in self._inventory.templates.values() if one.sealed and one.layout and not one.kept]
-        fitting = [one for one in missing if self._room_for_another(one)]
+        if not missing:
+            return []
+        room = self._room()
+        fitting = [one for one in missing if (one.size or 0) <= room(one)]
         return [(one, source) for one in fitting if (source := self._exportable(one))]
 
     def _exportable(self, template: Template) -> Copy | None:
@@ -183,7 +186,7 @@ class Carrying:
             if not fitting or not self._wanted(key) or retry.get(_way(template, server), 0.0) > now:
                 continue
             # One copy there has to be, whatever the others take.
-            if self._room_for_another(template) or not self._on_servers(template):
+            if not self._on_servers(template) or (template.size or 0) <= self._room()(template):
                 yield template
 
     async def bring(self, server: Server, key: str) -> Copy:
@@ -257,12 +260,6 @@ class Carrying:
     def _on_servers(self, template: Template) -> bool:
         copies = self._inventory.copies_from(template.key)
         return any(copy.state is CopyState.SEALED and self._inventory.serves(copy.server_id) for copy in copies)
-
-    def _room_for_another(self, template: Template) -> bool:
-        """Tell whether all that there is of the template, and as much as a copy more, can be kept."""
-        size = template.size or 0
-        there = [copy for copy in self._inventory.copies_from(template.key) if copy.state is not CopyState.CONDEMNED]
-        return template.kept + (len(there) + 1) * size <= self._budget
 
     def _fail(self, whose: str, message: str, *values: object) -> None:
         if self._setbacks.add(whose, message % values, self._clock.now()).count == 1:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -20,6 +21,7 @@ from leasedb_server.usecases.serving import Serving
 log = logging.getLogger(__name__)
 
 _FEW: Final = 1  # databases kept ready of a branch without a name, which is leased from a few times
+RECENT: Final = 20.0  # seconds since its last use in which a template is not evicted: a suite leases it again and again
 FAILED_KEPT: Final = 3600.0  # seconds for which a build that failed can be asked about
 
 
@@ -71,9 +73,9 @@ class Copies:
             wanted=self._wanted,
             kept=self._kept,
             of_no_use=self._give_up,
+            room=self._room,
             setbacks=setbacks,
             daemon=daemon,
-            budget=budget,
             wake=wake,
         )
 
@@ -88,11 +90,23 @@ class Copies:
 
     def taken(self) -> int:
         """Return what all templates take: their copies and their files. What is being dropped is of none."""
-        taken = sum(template.kept for template in self._inventory.templates.values())
+        return sum(self._takes().values())
+
+    def _takes(self) -> Counter[str]:
+        """Return what each template takes, by its key."""
+        takes = Counter({key: template.kept for key, template in self._inventory.templates.items()})
         for copy in self._inventory.copies.values():
             template = self._inventory.templates.get(copy.template)
-            taken += (template.size or 0) if template and copy.state is not CopyState.CONDEMNED else 0
-        return taken
+            if template and copy.state is not CopyState.CONDEMNED:
+                takes[template.key] += template.size or 0
+        return takes
+
+    def _room(self) -> Callable[[Template], int]:
+        """Return what tells how many bytes more a template may take: what is free, or may go and was used before it."""
+        takes = self._takes()
+        free = self.budget - takes.total()
+        going = [(one.used_at, takes[one.key]) for one in self._inventory.templates.values() if self._may_go(one)]
+        return lambda template: free + sum(size for used_at, size in going if used_at < template.used_at)
 
     def use(self, template: Template) -> str:
         """Return who uses the template, for people; empty when nobody does."""
@@ -182,10 +196,14 @@ class Copies:
         for template in sorted(sealed, key=lambda one: one.used_at):
             if self.taken() <= self.budget:
                 break
-            free = not self.use(template) and not self._carrying.at_work(template.id)
-            if free and not self._leased(template.until_lease):
+            if self._may_go(template):
                 log.info("template %s is evicted: all templates take %d bytes", template.name, self.taken())
                 await self.delete(template)
+
+    def _may_go(self, template: Template) -> bool:
+        """Tell whether the template may be evicted."""
+        unused = template.sealed and self._clock.now() - template.used_at >= RECENT and not self.use(template)
+        return unused and not self._carrying.at_work(template.id) and not self._leased(template.until_lease)
 
     async def _forget(self, template: Template) -> None:
         """Delete a build that failed long ago; another may have been made under another name."""

@@ -272,6 +272,7 @@ class Leasing:
         now = self._queue.last_use = self._clock.now()
         await self._ledger.put_lease(lease.ended(state, now, reason), fact=fact)
         self._queue.releases.add(now)
+        self._inventory.used(self._inventory.databases[lease.database_id].template, now)
         log.info("lease %s %s: %s", lease.id, state, reason)
 
     async def _end(self, lease: Lease, state: LeaseState, reason: str, *, fact: bool = False) -> None:
