@@ -94,6 +94,26 @@ async def test_a_template_deleted_while_it_is_exported_leaves_no_files(life):
     assert list(life.files.kept.values()) == [b"<new;>"]
 
 
+def test_a_template_dropped_while_it_is_exported_is_no_trouble(caplog):
+    async def work():
+        life = await begun(targets=FEW)
+        life.admin.faults.hanging = {"export_copy"}
+        await life.put("shop", "tables;")
+        await life.upkeep.turn(life.spawn)
+        await life.turns()
+        await life.templating.delete("shop")
+        life.admin.faults.only = lambda *arguments: False  # noqa: ARG005 - all others go on
+        await life.upkeep.turn(life.spawn)
+        await life.turns()
+        life.admin.faults.let_go()
+        await life.settle()
+        assert life.upkeep.trouble() == ""
+        await life.check()
+
+    run(work())
+    assert "were not kept" not in caplog.text
+
+
 @living(targets=FEW)
 async def test_a_daemon_that_stops_keeps_what_is_not_kept_yet(life):
     life.files.faults.errors = {"write": [FULL]}

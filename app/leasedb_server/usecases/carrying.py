@@ -173,7 +173,9 @@ class Carrying:
                 self._setbacks.clear(template.id)
             await self._kept(replace(template, kept=size))
         except LeasedbError as error:
-            self._fail(template.id, "the files of template %s were not kept: %s", template.name, error)
+            current = self._inventory.templates.get(template.key)
+            if current is not None and current.id == template.id:  # else it was deleted meanwhile, and is not missed
+                self._fail(template.id, "the files of template %s were not kept: %s", template.name, error)
 
     # --- to servers ---
 
