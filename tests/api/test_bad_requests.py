@@ -1,5 +1,6 @@
 """Bad input over real HTTP: the right status, a stable code, a hint, and nothing changed."""
 
+import gzip
 import json
 import socket
 
@@ -100,6 +101,14 @@ def test_who_sends_a_file_with_curl_is_told_how_it_is_taken_as_sql(daemon, heade
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported-media-type")
     assert "application/sql" in answer.json()["hint"]
     assert "must be JSON" not in answer.text
+
+
+def test_who_sends_a_compressed_dump_is_told_to_unpack_it(daemon):
+    packed, sql = gzip.compress(b"SELECT 1;"), {"Content-Type": "application/sql"}
+    answer = daemon.call("PUT", "/templates/new", content=packed, headers=sql)
+    assert (answer.status_code, answer.json()["code"]) == (422, "sql-failed")
+    assert "gzip" in answer.json()["detail"]
+    assert "gunzip" in answer.json()["hint"]
 
 
 def test_a_whole_server_is_leased_where_that_was_allowed_only(daemon):

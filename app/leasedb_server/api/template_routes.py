@@ -38,6 +38,7 @@ from leasedb_server.usecases.asking import CallerGoneError, LeaseRequest, Templa
 
 UPLOAD_PAUSE: Final = 60.0  # seconds without a byte after which an upload counts as broken off
 RAW: Final = ("application/sql", "text/plain")
+GZIP: Final = b"\x1f\x8b"  # how a file of it begins (RFC 1952)
 Name = Annotated[TemplateName, Query()]
 Postgres = Annotated[Major | None, Query(description="major version of the servers it is for")]
 Of = Annotated[Image | None, Query(description="image of the servers it is for")]
@@ -329,6 +330,12 @@ async def _text(request: Request, read: asyncio.Event) -> AsyncIterator[str]:
                 chunk = await anext(stream, None)
             if chunk is None:
                 break
+            if not seen and chunk.startswith(GZIP):
+                raise SqlFailedError(
+                    "The text is compressed with gzip.",
+                    line=1,
+                    hint="Unpack it first: gunzip -c FILE makes text of it.",
+                )
             seen += len(chunk)
             yield decoder.decode(chunk)
         read.set()
