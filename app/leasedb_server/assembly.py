@@ -6,7 +6,7 @@ import importlib.metadata
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
 from leasedb_server import importing, statedir
@@ -20,6 +20,7 @@ from leasedb_server.domain.errors import LeasedbError, StartupError, UnknownTemp
 from leasedb_server.domain.inventory import Inventory
 from leasedb_server.domain.lease import Instant
 from leasedb_server.domain.pool import Targets
+from leasedb_server.domain.server import Server
 from leasedb_server.domain.setbacks import Setbacks
 from leasedb_server.ports import ServerBackend
 from leasedb_server.postgres import PostgresAdmin, endpoint_of
@@ -86,7 +87,7 @@ async def assembled(
         daemon = await ledger.load()
         admin = PostgresAdmin()
         stack.push_async_callback(admin.close_all)
-        backends = all_backends(settings, daemon)
+        backends = all_backends(settings, daemon, inventory.leased_servers())
         for backend in backends.values():
             stack.push_async_callback(backend.close)
         candidates = [backend for kind, backend in backends.items() if kind in wanted_kinds(settings)]
@@ -248,7 +249,7 @@ async def assembled(
             raise
 
 
-def all_backends(settings: Settings, daemon: str) -> dict[str, ServerBackend]:
+def all_backends(settings: Settings, daemon: str, leased: Sequence[Server] = ()) -> dict[str, ServerBackend]:
     """Return every backend that the settings allow to build, by kind, in the order in which auto tries them."""
     backends: dict[str, ServerBackend] = {}
     if settings.existing_dsn is not None:
@@ -259,6 +260,7 @@ def all_backends(settings: Settings, daemon: str) -> dict[str, ServerBackend]:
             image=settings.used_image,
             start_timeout=settings.start_timeout,
             orphan_timeout=settings.orphan_timeout,
+            leased=tuple({one.endpoint.engine for one in leased if one.endpoint and one.endpoint.engine}),
             memory=settings.memory_limit,
             servers=settings.pool_servers,
             major=None if settings.image else settings.postgres,

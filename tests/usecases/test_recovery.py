@@ -292,6 +292,27 @@ def test_another_backend_than_before_takes_the_old_servers_away():
     run(work())
 
 
+@pytest.mark.parametrize("lacking", ["", "the image"])
+def test_the_backend_with_leases_comes_first_when_there_is_a_choice(lacking):
+    """An engine that was not there before, or an image that was removed meanwhile, is no reason to lose them."""
+
+    async def work():
+        life = await begun(kinds={"embedded": True})
+        lease = await life.acquire()
+        again = await Life(life.world, life.store, life.clock, kinds={"container": True, "embedded": True}).load()
+        again.backends["embedded"].lacking = lacking
+        await again.serving.choose(lambda _line: None)
+        await again.recovering.recover()
+        assert again.serving.kind == "embedded"
+        assert again.leasing.get(lease.id).active
+        await again.leasing.release(lease.id, sync=False)
+        once_more = await Life(life.world, life.store, life.clock, kinds=again.kinds).load()
+        await once_more.serving.choose(lambda _line: None)
+        assert once_more.serving.kind == "container"  # nothing would be lost any more
+
+    run(work())
+
+
 @pytest.mark.parametrize("others", [{"existing": False}, {}], ids=["still set", "no longer set"])
 def test_another_backend_than_an_existing_server_leaves_nothing_on_that(others):
     async def work():

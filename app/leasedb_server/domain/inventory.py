@@ -239,6 +239,11 @@ class Inventory:
         """Return the database's server, also one that is gone while a lease on it can be asked about."""
         return self.servers.get(database.server_id) or self._gone[database.server_id]
 
+    def leased_servers(self) -> list[Server]:
+        """Return the servers that active leases are on."""
+        ids = {self.databases[lease.database_id].server_id for lease in self._active.values()}
+        return [server for server in self.servers.values() if server.id in ids]
+
     def left_behind(self) -> list[Server]:
         """Return the servers that are gone and that have templates still."""
         left = {copy.server_id for copy in self.copies.values()}

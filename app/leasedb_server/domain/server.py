@@ -40,6 +40,7 @@ class Endpoint:
         socket: the directory of a Unix socket that programs of this machine can reach.
         memory: bytes of memory that the files of databases may take; None when they lie on a disk.
         overflow: a directory on the server's side, on a disk, for databases that no longer fit into memory.
+        engine: the address of the container engine that runs it.
     """
 
     host: str
@@ -54,6 +55,7 @@ class Endpoint:
     socket: str | None = None
     memory: int | None = None
     overflow: str | None = None
+    engine: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

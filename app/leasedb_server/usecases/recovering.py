@@ -20,7 +20,7 @@ from leasedb_server.usecases.templating import ABANDONED, Templating
 
 log = logging.getLogger(__name__)
 
-ADOPT_LIMIT: Final = 5.0  # seconds in which a server of an earlier daemon has to answer
+ADOPT_LIMIT: Final = 15.0  # seconds in which a server of an earlier daemon has to answer, as one of this daemon's
 _ALIVE: Final = {DatabaseState.READY, DatabaseState.LEASED, DatabaseState.SPARE}
 
 

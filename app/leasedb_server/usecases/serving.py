@@ -127,20 +127,26 @@ class Serving:
     async def _in_turn(
         self, progress: Progress, refusals: dict[str, BackendUnavailableError]
     ) -> Sequence[ServerBackend]:
-        """Return the candidates in the order to try them; ``refusals`` takes why one is out, or comes last."""
+        """Return the candidates in the order to try them; ``refusals`` takes why one is out, or comes last.
+
+        One that leases are on comes first, whatever has become possible since: another would lose them.
+        """
         if len(self._candidates) == 1:
             return self._candidates
+        leased = {server.backend for server in self._inventory.leased_servers()}
         ready: list[ServerBackend] = []
         lacking: list[ServerBackend] = []
-        for backend in self._candidates:
+        for backend in sorted(self._candidates, key=lambda one: one.kind not in leased):
             try:
                 lack = await backend.lacks(progress)
             except BackendUnavailableError as error:
                 refusals[backend.kind] = error
                 continue
-            if lack:  # it may take minutes
+            if lack and backend.kind not in leased:  # it may take minutes
                 refusals[backend.kind] = BackendUnavailableError(lack)
-            (lacking if lack else ready).append(backend)
+                lacking.append(backend)
+            else:
+                ready.append(backend)
         return ready + lacking
 
     async def logs(self, server_id: str, lines: int) -> str:

@@ -5,8 +5,11 @@ import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
+import psycopg
 import pytest
 
 from leasedb_server.backends.container import ContainerBackend, ContainerSettings
@@ -15,7 +18,10 @@ from leasedb_server.domain.errors import BackendUnavailableError, ServerUnreacha
 from leasedb_server.domain.names import Kind, Name, new_daemon_id, new_ident
 from tests.contracts import engines
 from tests.contracts.bench import Bench
+from tests.contracts.late import LateEngine
 from tests.contracts.registry import Registry
+from tests.daemons import RealDaemon
+from tests.waiting import until
 
 
 def quiet(_line: str) -> None:
@@ -50,6 +56,77 @@ def test_what_the_user_named_and_is_not_used_is_told(
     assert bench.engine.address in bench.run(bench.backend(engine=None).check(told.append))
     assert told[0] == "Not used: DOCKER_HOST (unix:///nowhere/docker.sock): No such file or directory."
     assert told[1].startswith("Not used: the docker context 'lost': does not exist: no ")
+
+
+@pytest.fixture
+def late(engine: engines.RealEngine, tmp_path: Path) -> Iterator[LateEngine]:
+    with LateEngine(tmp_path / "e.sock", Path(engine.address.removeprefix("unix://"))) as late:
+        yield late
+
+
+def test_a_busy_engine_that_the_user_named_is_waited_for(
+    late: LateEngine, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", late.address)
+    monkeypatch.setenv("CONTAINER_HOST", bench.engine.address)  # and answers at once
+    told: list[str] = []
+
+    def tell(line: str) -> None:
+        told.append(line)
+        late.answer()
+
+    assert late.address in bench.run(bench.backend(engine=None).check(tell))
+    assert told[0] == f"DOCKER_HOST ({late.address}) does not answer yet: waiting for it"
+
+
+def test_the_engine_that_has_leases_comes_first_and_is_waited_for(
+    late: LateEngine, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", bench.engine.address)
+    told: list[str] = []
+
+    def tell(line: str) -> None:
+        told.append(line)
+        late.answer()
+
+    assert late.address in bench.run(bench.backend(engine=None, leased=(late.address,)).check(tell))
+    assert told[0] == f"the engine that has leases ({late.address}) does not answer yet: waiting for it"
+
+
+def test_an_engine_that_had_leases_and_is_gone_is_not_waited_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", bench.engine.address)
+    backend = bench.backend(engine=None, leased=(f"unix://{tmp_path}/gone.sock",))
+    told: list[str] = []
+    assert bench.engine.address in bench.run(backend.check(told.append))
+    assert told[0] == f"Not used: the engine that has leases (unix://{tmp_path}/gone.sock): No such file or directory."
+
+
+def test_a_daemon_that_is_started_again_keeps_its_leases_on_a_busy_engine(
+    engine: engines.RealEngine, late: LateEngine
+) -> None:
+    """Whichever other engine answers sooner."""
+    late.answer()
+    daemon = RealDaemon(
+        {"BACKEND": "container", "IMAGE": engines.image(), "POOL_READY": "1"}, {"DOCKER_HOST": late.address}
+    )
+    try:
+        daemon.start()
+        lease = daemon.lease(ttl=3600)
+        daemon.kill()
+        late.be_silent()
+        daemon.spawn()
+        until(lambda: f"{late.address}) does not answer yet" in daemon.log, 20, "the engine to be waited for")
+        late.answer()
+        until(lambda: httpx.get(f"{daemon.url}/readyz").status_code == 200, 60, "the daemon to be ready")
+        assert daemon.get(f"/leases/{lease['id']}")["state"] == "active"
+        with psycopg.connect(lease["dsn"]) as connection:
+            assert connection.execute("select 1").fetchone() == (1,)
+        daemon.release(lease, sync=True)
+    finally:
+        late.answer()
+        daemon.remove()
 
 
 @pytest.mark.parametrize(

@@ -210,8 +210,9 @@ class ContainerBackend:
     async def _reached(self, report: Callable[[str], None]) -> "Engine":
         async with self._looking:
             if self._engine is None:
-                patience = max(_PATIENCE, self._settings.start_timeout)
-                self._engine = await asyncio.to_thread(find, self._settings.engine, patience, report)
+                settings = self._settings
+                patience = max(_PATIENCE, settings.start_timeout)
+                self._engine = await asyncio.to_thread(find, settings.engine, patience, report, settings.leased)
             return self._engine
 
     async def _reachable(self) -> "Engine":
@@ -268,7 +269,7 @@ class ContainerBackend:
             engine.start(container_id)
             found = engine.find(container_id)
             if found and found.running and found.port:
-                return replace(launch.endpoint, port=found.port)
+                return replace(launch.endpoint, port=found.port, engine=engine.address)
             why = f"its container ended at once{f' with exit code {found.exit_code}' if found else ''}"
         except (RefusedError, ServerUnreachableError) as error:
             why = _detail(error)

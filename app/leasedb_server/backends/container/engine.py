@@ -15,11 +15,11 @@ from docker import APIClient
 from docker.errors import APIError, DockerException, NotFound
 from docker.types import LogConfig, Mount
 from docker.utils import kwargs_from_env, parse_repository_tag
-from requests import RequestException, Response
+from requests import RequestException, Response, Timeout
 from urllib3.exceptions import HTTPError
 
 from leasedb_server.backends.container.places import Place
-from leasedb_server.backends.container.spec import Container, Image, ListedImage, RefusedError, Spec
+from leasedb_server.backends.container.spec import Container, Image, ListedImage, RefusedError, SilentError, Spec
 from leasedb_server.backends.container.tail import Output
 from leasedb_server.domain.errors import ServerUnreachableError
 
@@ -280,10 +280,11 @@ class _Attached:
             self._socket.shutdown(socket.SHUT_RDWR)
 
 
-def reach(place: Place, patience: float) -> Engine:
-    """Return the engine that answers at a place; ``patience`` is the limit of its later calls in seconds.
+def reach(place: Place, patience: float, within: float = _CONNECT) -> Engine:
+    """Return the engine that answers at a place ``within`` some seconds; ``patience`` is the limit of its later calls.
 
     Raises:
+        SilentError: nothing has answered in time.
         RefusedError: nothing that speaks the Docker API answers there, with the reason.
     """
     if place.problem:
@@ -291,12 +292,14 @@ def reach(place: Place, patience: float) -> Engine:
     try:
         if place.socket:
             _knock(str(place.socket))
-        with closing(APIClient(**_arguments(place), version=_OLDEST_API, timeout=_CONNECT)) as client:
+        with closing(APIClient(**_arguments(place), version=_OLDEST_API, timeout=round(within))) as client:
             answer = client.version(api_version=False)
         parts = {part["Name"]: part["Version"] for part in answer.get("Components") or ()}
         podman = parts.get("Podman Engine")
         version = str(podman or answer["Version"]).partition("+")[0]
         return Engine(place, "Podman" if podman else "Docker", version, str(answer["ApiVersion"]), patience)
+    except (Timeout, TimeoutError) as error:
+        raise SilentError(_reason(error)) from error
     except (RequestException, DockerException, OSError) as error:
         raise RefusedError(_reason(error)) from error
     except (KeyError, TypeError, AttributeError) as error:

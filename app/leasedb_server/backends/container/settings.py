@@ -14,6 +14,7 @@ SERVER_LABEL: Final = "leasedb.server"
 class ContainerSettings:
     """``start_timeout`` and ``orphan_timeout`` are seconds; ``engine`` is the only address to try, None to look.
 
+    ``leased`` are the addresses of engines that run servers with leases: they are tried first, and waited for.
     ``memory`` is how many bytes of it a server's files may take: 0 for none (a volume then), None for a share.
     ``servers`` is how many servers share the machine. ``major`` is the version of ``image``, None when that has to be
     looked at; ``versions`` and ``images`` are what callers may ask for besides.
@@ -24,6 +25,7 @@ class ContainerSettings:
     start_timeout: float = 60.0
     orphan_timeout: float = 600.0
     engine: str | None = None
+    leased: tuple[str, ...] = ()
     memory: int | None = None
     servers: int = 1
     major: str | None = None

@@ -8,6 +8,10 @@ class RefusedError(Exception):
     """The engine, or what answers in its place, said no; the text is its reason."""
 
 
+class SilentError(RefusedError):
+    """Somebody is there and has not answered in time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Image:
     """``data_dir`` is where Postgres's data goes, ``volume`` says whether the image makes that a volume by itself.
