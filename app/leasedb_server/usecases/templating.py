@@ -1,4 +1,16 @@
-"""Templates from the first request to their end: built once whoever asks, sealed, deleted, evicted."""
+"""Templates from the first request to their end: built once whoever asks, sealed, deleted, evicted.
+
+The life of one, and who has a hand in it:
+
+1. Somebody asks for it. `Claims` makes the first one its builder and has the others wait.
+2. It is built in a database on lease, by the caller (`Templating.build`) or by us from SQL (`Templating.put`).
+3. `Templating.seal` makes that database the first `Copy` of it. `Copies` knows where all copies lie.
+4. `Carrying` keeps its files where servers are thrown away, and makes copies of them on servers that come later.
+5. `Making` clones databases from the copies, as for `base`.
+6. It is deleted by a caller, or evicted by `Copies` when all templates take too much.
+
+What a daemon that died had begun is ended by `Recovering`.
+"""
 
 import contextlib
 import logging
