@@ -117,7 +117,7 @@ def test_a_daemon_that_is_started_again_keeps_its_leases_on_a_busy_engine(
         daemon.kill()
         late.be_silent()
         daemon.spawn()
-        until(lambda: f"{late.address}) does not answer yet" in daemon.log, 20, "the engine to be waited for")
+        until(lambda: f"{late.address}) does not answer yet" in daemon.log, 60, "the engine to be waited for")
         late.answer()
         until(lambda: httpx.get(f"{daemon.url}/readyz").status_code == 200, 60, "the daemon to be ready")
         assert daemon.get(f"/leases/{lease['id']}")["state"] == "active"
