@@ -2,7 +2,7 @@
 
 import argparse
 import asyncio
-import importlib
+import importlib.util
 import logging
 import os
 import sys
@@ -54,7 +54,14 @@ def _forget_libpq(chosen: Settings) -> None:
 
 
 def _assembly() -> ModuleType:
-    """Import what the daemon is made of, but for its HTTP side."""
+    """Import what the daemon is made of, but for its HTTP side, which has to be there all the same.
+
+    Raises:
+        ModuleNotFoundError: a library is not installed.
+    """
+    for name in ("fastapi", "uvicorn"):
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
     with importing.quickly():
         return importlib.import_module("leasedb_server.assembly")
 
