@@ -79,7 +79,7 @@ def session_name(fixture: str) -> str:
 def shortcut(lease: leasedb.Lease) -> dict[str, Any]:
     """Return what connects over the server's Unix socket when added to a DSN; nothing where there is none within reach.
 
-    A connection opens in two thirds of the time so.
+    A connection opens a little sooner so.
     """
     if lease.socket is None or not os.access(f"{lease.socket}/.s.PGSQL.{lease.port}", os.W_OK):
         return {}
