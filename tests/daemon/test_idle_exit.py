@@ -62,14 +62,14 @@ def gone(daemon: RealDaemon, path: str) -> bool:
 
 def test_who_comes_while_it_stops_has_a_lease_that_lasts_or_is_refused(make):
     """Again and again, a caller who asks at about the moment at which the daemon stops."""
-    daemon = make(IDLE_EXIT="0.2", POOL_READY="4")
+    daemon = make(IDLE_EXIT="0.5", POOL_READY="4")
     pause = threading.Event()
     for start in range(3):
         daemon.start()
         last = {}
         with httpx.Client(base_url=daemon.url, timeout=30) as client:
             for number in range(100):
-                pause.wait(0.19 + 0.003 * start + 0.01 * number)
+                pause.wait(0.49 + 0.003 * start + 0.01 * number)
                 try:
                     answer = client.post("/leases", json={"ttl": 60})
                 except REFUSED:

@@ -78,6 +78,7 @@ async def _run_until(stop: asyncio.Event, daemon: Daemon) -> None:
     failures: list[LeasedbError] = []
     async with asyncio.TaskGroup() as group:
         tasks: set[asyncio.Task[object]] = set()
+        answering = asyncio.Event()
 
         def spawn(work: Coroutine[None, None, object]) -> None:
             task = group.create_task(work)
@@ -92,6 +93,8 @@ async def _run_until(stop: asyncio.Event, daemon: Daemon) -> None:
         async def begin() -> None:
             try:
                 await _bring_up(daemon, spawn)
+                await answering.wait()  # before that nobody could ask for anything
+                daemon.ready()
                 if (after := daemon.idling.after) is not None:
                     spawn(loops.idle(daemon.idling, after, lambda: gone_idle(after)))
             except LeasedbError as error:
@@ -99,16 +102,17 @@ async def _run_until(stop: asyncio.Event, daemon: Daemon) -> None:
                 stop.set()  # in order: whoever waits in line gets an answer first
 
         spawn(begin())
-        await _answer(stop, daemon)
+        await _answer(stop, daemon, answering)
         for task in tasks:
             task.cancel()
     if failures:
         raise failures[0]
 
 
-async def _answer(stop: asyncio.Event, daemon: Daemon) -> None:
+async def _answer(stop: asyncio.Event, daemon: Daemon, answering: asyncio.Event) -> None:
     """Answer requests until told to stop; then refuse new leases and return when no answer is under way."""
     http = await asyncio.to_thread(daemon.http)
+    answering.set()
     async with asyncio.TaskGroup() as group:
         group.create_task(http.serve([daemon.listener]), name="http")
         await stop.wait()
@@ -126,7 +130,6 @@ async def _bring_up(daemon: Daemon, spawn: Callable[[Coroutine[None, None, objec
     # Already now: what was taken over is leased from while other servers still start.
     spawn(loops.warm(daemon.upkeep, daemon.wake, spawn))
     await daemon.upkeep.bring_up()
-    daemon.ready()
 
 
 @contextlib.contextmanager

@@ -211,7 +211,8 @@ class FakeDaemon:
         match request.method, verb:
             case "GET", "hold":
                 self._book.get_active(ident)
-                return 200, self._book.hold(ident, lambda: self._server is None), {}
+                server = self._server  # it may be started again before this one's reader is found to be gone
+                return 200, self._book.hold(ident, lambda: self._server is not server), {}
             case "POST", "renew":
                 body = checked(request.body, TTL)
                 self._book.grant(lease := self._book.get_active(ident), float(body.get("ttl", DEFAULT_TTL)))
